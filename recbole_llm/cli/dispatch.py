@@ -1,0 +1,65 @@
+"""Chooses the command and turns errors into exit codes: 0 well, 2 the user can mend it, 130 interrupted."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from recbole_llm.errors import ConfigError, RecBoleLLMError
+
+# command -> module with `main(argv) -> int`, imported when chosen
+COMMANDS = {
+    "train": "recbole_llm.cli.train",
+    "doctor": "recbole_llm.cli.doctor",
+    "encode": "recbole_llm.cli.encode",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        Exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = _command(arguments)(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except RecBoleLLMError as error:
+        if debug:
+            raise
+        return _fail(" ".join(str(error).split()))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if debug or package in ("", "recbole_llm", "recbole"):
+            raise
+        return _fail(f"the package '{package}' is not installed; run: pip install {package}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command with --resume goes on from the last finished epoch", file=sys.stderr)
+        return 130
+
+
+def _command(arguments: list[str]) -> Callable[[list[str]], int]:
+    """Take the command's name off the arguments and import it."""
+    name = "train"
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+        if name not in COMMANDS:
+            raise ConfigError(
+                f"unknown command '{name}' (commands: {', '.join(COMMANDS)}); settings are given as --key=value"
+            )
+    return import_module(COMMANDS[name]).main
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2

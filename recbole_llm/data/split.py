@@ -1,0 +1,337 @@
+"""Who is train, valid and test: made once from tokens, fingerprinted, the test rows behind a one-shot handle.
+
+Parts follow RecBole 1.2.1's rules (``Dataset.leave_one_out``, ``Dataset.split_by_ratio``), so sizes agree with a plain
+RecBole run. Two things differ on purpose: random order comes from ``split_seed`` and the tokens, not from the model's
+seed and the file's row order, and times are compared exactly, where RecBole compares them as float32.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from recbole_llm.errors import ConfigError, DataError
+
+TRAIN, VALID, TEST = 0, 1, 2
+_LEAVE_ONE_OUT = {"valid_and_test": (VALID, TEST), "valid_only": (VALID,), "test_only": (TEST,)}
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """Protocol of a split, in the words of RecBole's ``eval_args``.
+
+    Attributes:
+        split: ``{"LS": "valid_and_test" | "valid_only" | "test_only"}`` (leave one out, always by user) or
+            ``{"RS": [train, valid, test]}`` (ratios, need not sum to 1).
+        order: "TO" by time, equal timestamps keep file order; "RO" random by ``seed``.
+        group_by: "user" or "none" (ratios over the whole data set).
+        seed: split_seed, >= 0, apart from the model's seed.
+        min_rating: interactions rated below are dropped before everything else; None keeps all.
+        min_user_inter: users with fewer interactions left are dropped; None keeps all.
+
+    Raises:
+        ConfigError: on an unknown or contradicting setting.
+    """
+
+    split: Mapping
+    order: str = "TO"
+    group_by: str = "user"
+    seed: int = 2020
+    min_rating: float | None = None
+    min_user_inter: int | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.split, Mapping) or len(self.split) != 1:
+            raise ConfigError(f"eval_args.split must hold exactly one of LS and RS, not {self.split!r}")
+        kind, value = next(iter(self.split.items()))
+        if kind == "LS":
+            if value not in _LEAVE_ONE_OUT:
+                raise ConfigError(f"eval_args.split.LS is {value!r}{_one_of(value, _LEAVE_ONE_OUT)}")
+            if self.group_by != "user":
+                raise ConfigError(
+                    f"eval_args.split LS leaves out by user, so group_by must be user, not {self.group_by}"
+                )
+        elif kind == "RS":
+            if not _are_ratios(value):
+                raise ConfigError(f"eval_args.split.RS must be three numbers >= 0, the first above 0, not {value!r}")
+        else:
+            raise ConfigError(f"eval_args.split is {kind!r}{_one_of(kind, ('LS', 'RS'))}")
+        for key, allowed in (("order", ("TO", "RO")), ("group_by", ("user", "none"))):
+            if getattr(self, key) not in allowed:
+                raise ConfigError(f"eval_args.{key} is {getattr(self, key)!r}{_one_of(getattr(self, key), allowed)}")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise ConfigError(f"split_seed must be a whole number >= 0, not {self.seed!r}")
+        # one spelling each (4 and 4.0, list and tuple), because the fingerprint covers the spec's text
+        object.__setattr__(self, "split", {kind: value if kind == "LS" else [float(ratio) for ratio in value]})
+        for key, plain in (("min_rating", float), ("min_user_inter", int)):
+            value = getattr(self, key)
+            if value is not None:
+                if not isinstance(value, int | float) or plain(value) != value:
+                    raise ConfigError(f"{key} must be a number, not {value!r}")
+                object.__setattr__(self, key, plain(value))
+
+    def part_sizes(self, total: int) -> tuple[int, int, int]:
+        """Sizes of train, valid and test for one group of ``total`` >= 1 interactions, by RecBole's rules.
+
+        A user with too few interactions keeps one for training; with two of them, "valid_and_test" gives the second
+        to test. With ratios, a part that would round down to 0 takes one from train while train has more than one.
+        """
+        kind, value = next(iter(self.split.items()))
+        if kind == "LS":
+            left_out = _LEAVE_ONE_OUT[value][-(total - 1) :] if total > 1 else ()
+            return total - len(left_out), int(VALID in left_out), int(TEST in left_out)
+        ratios = [ratio / sum(value) for ratio in value]
+        sizes = [int(ratio * total) for ratio in ratios]
+        sizes[TRAIN] = total - sizes[VALID] - sizes[TEST]
+        for part in (TEST, VALID):
+            if sizes[TRAIN] > 1 and 0 < ratios[part] * total < 1:
+                sizes[part] += 1
+                sizes[TRAIN] -= 1
+        return sizes[TRAIN], sizes[VALID], sizes[TEST]
+
+
+class Split:
+    """Row indices of train and valid, and a handle on test that opens once.
+
+    Every part is sorted by (user token, time, file order), so the token rows come in the same sequence whatever the
+    file's row order, as long as no two of a user's interactions share a time.
+
+    Attributes:
+        train: row indices into the arrays given. [n_train] int64.
+        valid: row indices. [n_valid] int64.
+        n_test: number of test rows, known without opening them.
+        test_opened: whether :meth:`open_test` was called.
+        universe: every item that may be recommended, sorted tokens.
+        fingerprint: sha256 over the spec, the universe and the sorted (user, item, time, part) token rows.
+        spec: the protocol.
+    """
+
+    def __init__(self, spec: SplitSpec, universe: tuple[str, ...], parts: Sequence[np.ndarray], fingerprint: str):
+        self.spec = spec
+        self.universe = universe
+        self.train, self.valid, self._test = parts
+        self.fingerprint = fingerprint
+        self._test_opened = False
+
+    @property
+    def n_test(self) -> int:
+        return len(self._test)
+
+    @property
+    def test_opened(self) -> bool:
+        return self._test_opened
+
+    def open_test(self) -> np.ndarray:
+        """Row indices of the test part. [n_test] int64.
+
+        Raises:
+            DataError: at the second call: a run reads its test rows once, for the chosen configuration.
+        """
+        if self._test_opened:
+            raise DataError("the test split was already opened in this run")
+        self._test_opened = True
+        return self._test
+
+    @classmethod
+    def from_interactions(
+        cls,
+        users: Sequence[str],
+        items: Sequence[str],
+        spec: SplitSpec,
+        *,
+        times: np.ndarray | None = None,
+        ratings: np.ndarray | None = None,
+        universe: Sequence[str] | None = None,
+    ) -> "Split":
+        """Split the rows of an interaction file.
+
+        Args:
+            users: user token of every row, in file order. [n] str.
+            items: item token of every row. [n] str.
+            spec: the protocol.
+            times: time of every row, any unit, finite; None only with order RO. [n] int or float.
+            ratings: rating of every row, needed with ``spec.min_rating``. [n] float.
+            universe: item tokens that may be recommended; the items of all given rows when None.
+        Raises:
+            DataError: on arrays of unequal length, tokens that are not str, missing or non-finite times or ratings,
+                items outside the universe, or when no row is left.
+        """
+        user_codes, user_vocabulary = _encode("user", users)
+        item_codes, item_vocabulary = _encode("item", items)
+        times = _column("time", times, len(user_codes), needed_by="order TO" if spec.order == "TO" else None)
+        ratings = _column(
+            "rating", ratings, len(user_codes), needed_by="min_rating" if spec.min_rating is not None else None
+        )
+        if len(item_codes) != len(user_codes):
+            raise DataError(f"the interactions have {len(user_codes)} user tokens but {len(item_codes)} item tokens")
+        universe = tuple(item_vocabulary if universe is None else sorted(set(universe)))
+        strangers = set(item_vocabulary).difference(universe)
+        if strangers:
+            raise DataError(
+                f"{len(strangers)} items of the interactions are not in the item universe (e.g. {min(strangers)!r}); "
+                "add them to the universe or drop their rows"
+            )
+
+        kept = np.ones(len(user_codes), dtype=bool)
+        if spec.min_rating is not None:
+            kept &= ratings >= spec.min_rating
+        if spec.min_user_inter is not None:
+            kept &= np.bincount(user_codes[kept], minlength=len(user_vocabulary))[user_codes] >= spec.min_user_inter
+        rows = np.flatnonzero(kept)
+        if not len(rows):
+            raise DataError("no interaction is left to split; lower min_rating or min_user_inter")
+        users_kept, items_kept, times_kept = user_codes[rows], item_codes[rows], times[rows]
+
+        part = _assign_parts(spec, users_kept, items_kept, times_kept)
+        canonical = np.lexsort((times_kept, users_kept))  # stable: equal times keep file order
+        parts = [rows[canonical[part[canonical] == which]] for which in (TRAIN, VALID, TEST)]
+        fingerprint = _fingerprint(
+            spec, universe, (user_vocabulary, users_kept), (item_vocabulary, items_kept), times_kept, part
+        )
+        return cls(spec, universe, parts, fingerprint)
+
+
+def draw_candidates(
+    targets: Sequence[tuple[str, str]], universe: Sequence[str], n: int, seed: int, part: str
+) -> np.ndarray:
+    """Draw the items every model ranks beside the target: uniform, without replacement, seen items included.
+
+    A row depends on (seed, part, user token, target, universe) alone: not on the order of the targets, on the
+    other users, on the model or on the numpy version. Columns carry no meaning.
+
+    Args:
+        targets: one (user token, item token) a row; a user may occur once.
+        universe: item tokens to draw from; the row's target is excluded.
+        n: candidates a row, below the size of the universe.
+        seed: fixes the draw.
+        part: "valid" or "test"; the two draws are independent.
+    Returns:
+        Item tokens, without the target. [len(targets), n] object (str).
+    Raises:
+        DataError: when n does not fit the universe, a target lies outside of it, or a user occurs twice.
+    """
+    vocabulary = sorted(set(universe))
+    if not 0 < n < len(vocabulary):
+        raise DataError(f"cannot draw {n} candidates from {len(vocabulary)} items beside the target; lower the number")
+    index = {token: i for i, token in enumerate(vocabulary)}
+    users = [user for user, _ in targets]
+    if len(set(users)) != len(users):
+        raise DataError("a user has more than one target; fixed candidates need one target a user (leave one out)")
+    strangers = [item for _, item in targets if item not in index]
+    if strangers:
+        raise DataError(f"{len(strangers)} targets are not in the item universe (e.g. {strangers[0]!r})")
+
+    target_index = np.array([index[item] for _, item in targets], dtype=np.int64).reshape(-1, 1)  # [rows, 1]
+    keys = np.array([_user_key(seed, part, user) for user in users], dtype=np.uint64)  # [rows]
+    drawn = np.empty((len(targets), n), dtype=np.int64)
+    for column in range(n):
+        # Floyd's sampling (Bentley & Floyd 1987): draw from 0..last; a repeat is replaced by last itself
+        last = len(vocabulary) - 2 - (n - 1 - column)  # the target is not there, hence - 2
+        pick = (_uniform(keys, column) * (last + 1)).astype(np.int64)
+        repeated = (drawn[:, :column] == pick[:, None]).any(axis=1)
+        drawn[:, column] = np.where(repeated, last, pick)
+    drawn += drawn >= target_index  # close the gap that the target leaves in 0..len(universe) - 1
+    return np.array(vocabulary, dtype=object)[drawn]
+
+
+def _assign_parts(spec: SplitSpec, users: np.ndarray, items: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Part of every row: TRAIN, VALID or TEST. users, items: token codes in token order. [n] int64 each -> [n] int8."""
+    groups = users if spec.group_by == "user" else np.zeros_like(users)
+    if spec.order == "TO":
+        keys = times
+    else:
+        # one random key a row, dealt out in token order: neither file order nor internal ids can matter.
+        # random_raw, not Generator: only the raw stream of a bit generator is fixed for all numpy versions
+        keys = np.empty(len(users), dtype=np.uint64)
+        keys[np.lexsort((times, items, users))] = np.random.PCG64(spec.seed).random_raw(len(users))
+    order = np.lexsort((keys, groups))
+    _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
+    sizes = {total: spec.part_sizes(total) for total in set(counts.tolist())}
+    per_group = np.array([sizes[total] for total in counts.tolist()])  # [groups, 3]
+    position = np.arange(len(users)) - np.repeat(starts, counts)
+    part = np.empty(len(users), dtype=np.int8)
+    part[order] = (position >= np.repeat(per_group[:, TRAIN], counts)).astype(np.int8) + (
+        position >= np.repeat(per_group[:, TRAIN] + per_group[:, VALID], counts)
+    )
+    return part
+
+
+def _fingerprint(spec: SplitSpec, universe: tuple[str, ...], users, items, times: np.ndarray, part: np.ndarray) -> str:
+    """sha256 of the split as a set of token rows; ``users`` and ``items`` are (vocabulary, codes of the kept rows)."""
+    digest = hashlib.sha256(b"recbole_llm split 1")
+    columns = []
+    texts = [asdict(spec), universe]
+    for vocabulary, codes in (users, items):
+        used, compact = np.unique(codes, return_inverse=True)  # tokens of dropped rows must not shift the codes
+        texts.append([vocabulary[code] for code in used])
+        columns.append(compact.astype("<i8"))
+    columns += [times.astype("<f8") + 0.0, part.astype("<i8")]  # + 0.0: -0.0 and 0.0 are the same time
+    for text in texts:
+        encoded = json.dumps(text, sort_keys=True).encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    order = np.lexsort(columns[::-1])
+    for column in columns:
+        digest.update(column[order].tobytes())
+    return digest.hexdigest()
+
+
+def _encode(name: str, tokens: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Codes in token order, and the sorted tokens they index. [n] -> [n] int64, list of str."""
+    values = np.asarray(tokens).tolist()
+    distinct = set(values)
+    wrong = [value for value in distinct if not isinstance(value, str) or not value]
+    if wrong:
+        raise DataError(f"{name} tokens must be non-empty strings, but {wrong[0]!r} was given; read the column as text")
+    vocabulary = sorted(distinct)
+    index = {token: code for code, token in enumerate(vocabulary)}
+    return np.fromiter(map(index.__getitem__, values), dtype=np.int64, count=len(values)), vocabulary
+
+
+def _column(name: str, values: np.ndarray | None, n_rows: int, needed_by: str | None) -> np.ndarray:
+    """A checked numeric column; zeros when it is absent and nothing needs it. [n_rows]."""
+    if values is None:
+        if needed_by:
+            raise DataError(f"{needed_by} needs the {name} column of the interactions, but there is none")
+        return np.zeros(n_rows)
+    values = np.asarray(values)
+    if values.shape != (n_rows,) or values.dtype.kind not in "iuf":
+        raise DataError(f"the {name} column must hold {n_rows} numbers, but is {values.dtype} of shape {values.shape}")
+    n_bad = int((~np.isfinite(values)).sum())
+    if n_bad:
+        raise DataError(f"{n_bad} of {n_rows} interactions have no finite {name}; fill or drop these rows")
+    return values
+
+
+def _are_ratios(value: object) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and len(value) == 3
+        and all(isinstance(ratio, int | float) and 0 <= ratio < float("inf") for ratio in value)
+        and value[0] > 0
+    )
+
+
+def _one_of(value: object, allowed) -> str:
+    near = difflib.get_close_matches(str(value), allowed, 1)
+    return f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(allowed)}"
+
+
+def _user_key(seed: int, part: str, user: str) -> int:
+    text = json.dumps([seed, part, user]).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def _uniform(keys: np.ndarray, counter: int) -> np.ndarray:
+    """Number ``counter`` of the SplitMix64 stream of every key, in [0, 1). [n] uint64 -> [n] float64.
+
+    Steele, Lea & Flood 2014, https://doi.org/10.1145/2660193.2660195. Counter-based, so all rows advance at once.
+    """
+    step = np.uint64((counter + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    z = keys + step  # uint64 arrays wrap around, as the algorithm wants
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return (z >> np.uint64(11)) * 2.0**-53

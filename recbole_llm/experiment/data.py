@@ -1,0 +1,164 @@
+"""From a config to data: dataset, split, aligned features, training loader, evaluation data."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from recbole.data import get_dataloader
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.sampler import KGSampler, RepeatableSampler, Sampler
+from recbole.utils import ModelType
+
+from recbole_llm.data.dataset import RecData, load_data
+from recbole_llm.data.feature_store import AlignedFeature, load_features
+from recbole_llm.errors import ConfigError
+from recbole_llm.evaluation.task import EvalTask
+from recbole_llm.paths import dataset_atomic_dir
+from recbole_llm.registry import import_attribute, model_spec
+from recbole_llm.trainer.eval_data import EvalData
+
+FACET_KEYS = ("user_facets", "item_facets", "visual_facets", "item_features", "user_features")
+
+
+def build_data(config) -> RecData:
+    """Dataset and split of a config, with the features that its model names (see FACET_KEYS) aligned by token."""
+    spec = model_spec(config["model"])
+    data = load_data(config, augment=spec is None or spec.loader is None)
+    wanted = list(dict.fromkeys(name for key in FACET_KEYS for name in config[key] or []))
+    if wanted:
+        data.features = control(_features(config, data.base, wanted), config["placebo"], config["split_seed"], data)
+    return data
+
+
+def _features(config, base, wanted: list[str]) -> dict[str, AlignedFeature]:
+    offered = config["features"] or {}
+    missing = [name for name in wanted if name not in offered]
+    if missing:
+        raise ConfigError(
+            f"feature '{missing[0]}' is not among the features of dataset '{config['dataset']}' "
+            f"({', '.join(offered) or 'none'}); add it under features in a config file"
+        )
+    id_fields = {"item": base.iid_field, "user": base.uid_field}
+    return load_features(
+        {name: offered[name] for name in wanted},
+        [Path(config["data_path"]), dataset_atomic_dir() / config["dataset"]],
+        config["dataset"],
+        {name: base.field2id_token[name] for name in id_fields.values()},
+        id_fields=id_fields,
+    )
+
+
+def control(features: dict[str, AlignedFeature], kind: str | None, seed: int, data: RecData):
+    """Features that carry no, or only fame, knowledge about their item, for the control rows of a table.
+
+    ``shuffle`` (the placebo): the rows of all items change places, by one permutation for all features, so that an
+    item's facets still fit each other, but not the item. ``popularity``: how often the item was used in training is all
+    that its row tells (8 radial basis functions of the log count): language models know which items are famous.
+    """
+    if kind in (None, "none"):
+        return features
+    if kind == "shuffle":
+        rng = np.random.default_rng(seed)
+        sizes = {f.id_field: len(f.matrix) for f in features.values()}
+        rows = {field: np.concatenate([[0], 1 + rng.permutation(size - 1)]) for field, size in sizes.items()}
+        return {
+            name: replace(f, matrix=f.matrix[rows[f.id_field]], present=f.present[rows[f.id_field]])
+            for name, f in features.items()
+        }
+    if kind == "popularity":
+        log_count = np.log1p(data.item_counts)
+        centres = np.linspace(0, log_count.max(), 8)
+        fame = np.exp(-0.5 * ((log_count[:, None] - centres) / (centres[1] or 1.0)) ** 2).astype(np.float32)
+        fame[0] = 0.0
+        present = np.arange(len(fame)) > 0
+        return {
+            name: replace(f, matrix=fame, present=present) if f.id_field == data.base.iid_field else f
+            for name, f in features.items()
+        }
+    raise ConfigError(f"placebo is '{kind}'; choose none, shuffle or popularity")
+
+
+def features_hash(features: dict[str, AlignedFeature]) -> str:
+    """sha256 over names and aligned contents; "" without features."""
+    text = "\n".join(f"{name} {f.fingerprint}" for name, f in sorted(features.items()))
+    return hashlib.sha256(text.encode()).hexdigest() if features else ""
+
+
+def train_loader(config, data: RecData):
+    """The loader named in the registry, or RecBole's for the model; negatives are drawn knowing training rows only."""
+    spec, train = model_spec(config["model"]), data.train
+    if spec is not None and spec.loader is not None:
+        return import_attribute(spec.loader)(config, train)
+    negatives = config["train_neg_sample_args"]
+    sampler = None
+    if negatives["distribution"] != "none":
+        if config["repeatable"]:
+            sampler = RepeatableSampler(["train"], train, negatives["distribution"], negatives["alpha"])
+        else:
+            sampler = Sampler(["train"], [train], negatives["distribution"], negatives["alpha"])
+        sampler = sampler.set_phase("train")
+    loader = get_dataloader(config, "train")
+    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
+        kg_sampler = KGSampler(train, negatives["distribution"], negatives["alpha"])
+        return loader(config, train, sampler, kg_sampler, shuffle=True)
+    return loader(config, train, sampler, shuffle=config["shuffle"])
+
+
+def eval_data(config, data: RecData, part: str):
+    """Evaluation data of "valid", or of "test", which opens the test split (once a run)."""
+    split = data.split
+    known = split.train if part == "valid" else np.concatenate([split.train, split.valid])
+    targets = split.valid if part == "valid" else split.open_test()
+    if config["evaluator"] == "recbole":
+        return _recbole_eval_data(config, data, part, known, targets)
+    settings = {None: {key: config[key] for key in ("n_candidates", "mask_history")}} | (config["secondary_tasks"] or {})
+    tasks = [_task(config, data, part, name, how, known, targets) for name, how in settings.items()]
+    return EvalData(
+        tasks=tasks,
+        inputs=data.histories(tasks[0].user_ids, known),
+        item_inputs=data.train.get_item_feature(),
+        item_counts=data.item_counts,
+        known_dataset=lambda: data.subset(known),
+        metrics=config["metrics"],
+        topk=config["topk"],
+        batch_size=config["eval_batch_size"],
+    )
+
+
+def _task(config, data: RecData, part: str, name: str | None, how: dict, known, targets) -> EvalTask:
+    n = how.get("n_candidates")
+    candidates = data.candidates(part, targets, n, config["candidate_seed"]) if n else None
+    return EvalTask.build(
+        name or (f"cand{n + 1}" if n else "full"),
+        part,
+        data.n_items,
+        targets=(data.user_ids[targets], data.item_ids[targets]),
+        known=(data.user_ids[known], data.item_ids[known]),
+        candidates=candidates,
+        mask_history=bool(how.get("mask_history", True)),
+        split_fingerprint=data.split.fingerprint,
+        seed=config["candidate_seed"],
+    )
+
+
+def _recbole_eval_data(config, data: RecData, part: str, known, targets):
+    """RecBole's own full-sort loader over the same split, to compare with published RecBole numbers."""
+    if config["n_candidates"] or config["secondary_tasks"]:
+        raise ConfigError("evaluator: recbole ranks all items; set n_candidates to null and secondary_tasks to {}")
+    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    spec = model_spec(config["model"])
+    if sequential and spec is not None and spec.loader is not None:
+        raise ConfigError(f"evaluator: recbole needs RecBole's augmented rows, which {config['model']} does not use")
+    if sequential:  # augmented rows whose target is held out; RecBole masks no history here
+        rows = data.by_time(np.concatenate([known, targets]))
+        rows = rows[np.argsort(data.user_ids[rows], kind="stable")]
+        held_out = data.subset(rows)  # one augmented row for each but the first row of a user
+        later = np.r_[False, np.diff(data.user_ids[rows]) == 0]
+        chosen = np.flatnonzero(np.isin(rows[later], targets))
+        held_out.inter_feat = held_out.inter_feat[torch.from_numpy(chosen)]
+        return FullSortEvalDataLoader(config, held_out, None, shuffle=False)
+    held_out, seen = data.subset(targets), data.subset(known)
+    sampler = Sampler(["train", part], [seen, held_out], "uniform", 1.0).set_phase(part)
+    return FullSortEvalDataLoader(config, held_out, sampler, shuffle=False)

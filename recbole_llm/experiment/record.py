@@ -1,0 +1,146 @@
+"""RunResult: the frozen record of one run, from which every table and plot is made."""
+
+import ast
+import hashlib
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_VERSIONED = ("recbole", "torch", "numpy", "scipy", "pandas")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run: what was run on what, what came out, what it cost.
+
+    Attributes:
+        model, dataset, protocol, seed: what was run.
+        config: resolved settings; config_hash: sha256 of those that matter for the result.
+        code_hash: sha256 over the package's code (docstrings and comments left out); commit: of the checkout, or "".
+        versions: python and package versions. machine: processor and threads.
+        split: fingerprint of the split. features: name -> {rows, coverage, fingerprint}.
+        valid, test: metrics in full precision; "" prefix for the protocol's own task, "<task>/" for the others.
+        test_reads: how often the test split was opened in this run: 1.
+        stages: what each training stage did, see StageResult.
+        seconds: phase -> s. peak_bytes: peak resident memory of the process.
+        n_parameters: trainable parameters. experts: {modality: {expert: mean gate}} where the model has experts.
+        run_folder: where checkpoints, log and per-user metrics lie.
+    """
+
+    model: str
+    dataset: str
+    protocol: str
+    seed: int
+    config: dict
+    config_hash: str
+    code_hash: str
+    commit: str
+    versions: dict[str, str]
+    machine: dict[str, object]
+    split: str
+    features: dict[str, dict]
+    valid: dict[str, float]
+    test: dict[str, float]
+    test_reads: int
+    stages: list[dict]
+    seconds: dict[str, float]
+    peak_bytes: int
+    n_parameters: int
+    experts: dict[str, dict[str, float]] = field(default_factory=dict)
+    run_folder: str = ""
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "RunResult":
+        return cls(**json.loads(line))
+
+    def summary(self) -> str:
+        """Stages, experts, costs and the test line, as text for a terminal."""
+        lines = []
+        if self.stages:
+            metric = self.config["valid_metric"].lower()
+            head = f"{'stage':<20}{'epochs':>7}{'best':>6}{'s/epoch':>9}{'start':>9}{metric:>10}{'hit@10':>9}"
+            lines += [head, "-" * len(head)]
+            for s in self.stages:
+                start = "" if s["start_valid"] is None else f"{s['start_valid']:.4f}"
+                hit = s["valid"].get("hit@10")
+                lines.append(
+                    f"{s['name']:<20}{s['epochs']:>7}{s['best_epoch']:>6}{s['seconds_per_epoch']:>9.1f}{start:>9}"
+                    f"{s['best_valid']:>10.4f}{'' if hit is None else f'{hit:>9.4f}'}"
+                )
+            lines.append("(best: epoch of the best validation; 0 = the checkpoint the stage started from)")
+        for modality, shares in self.experts.items():
+            parts = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+            lines.append(f"experts, {modality}: {parts}")
+        cost = ", ".join(f"{phase} {s:.1f} s" for phase, s in self.seconds.items())
+        lines.append(f"cost: {cost}; peak {self.peak_bytes / 2**20:.0f} MiB; {self.n_parameters:,} parameters")
+        lines.append(f"run folder: {self.run_folder}")
+        for name, metrics in (("valid", self.valid), ("test", self.test)):
+            lines.append(f"{name}: " + "  ".join(f"{m} {v:.4f}" for m, v in metrics.items()))
+        return "\n".join(lines)
+
+
+def machine(device: str) -> dict[str, object]:
+    """Processor, torch threads and device of this process."""
+    import torch
+
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            processor = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    return {"processor": processor, "threads": torch.get_num_threads(), "device": device}
+
+
+@cache
+def code_hash() -> str:
+    """sha256 over the syntax trees of the package's modules, docstrings left out.
+
+    Two checkouts with the same hash compute the same; comments, formatting and docstrings do not count, nor do the
+    command line and the tools around a run (cli/, and what only makes feature files).
+    """
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        name = path.relative_to(_PACKAGE).as_posix()
+        if name.startswith("cli/") or name in ("data/encoders.py", "data/text.py", "experiment/record.py"):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
+    return digest.hexdigest()
+
+
+@cache
+def commit() -> str:
+    """Commit of the checkout the package lies in, with "+" when it has changes; "" outside a checkout."""
+    try:
+        git = ["git", "-C", str(_PACKAGE.parent)]
+        run = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+        if not (_PACKAGE.parent / ".git").exists():
+            return ""
+        head = subprocess.run([*git, "rev-parse", "HEAD"], **run).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], **run).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head + ("+" if changed else "")
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found

@@ -1,0 +1,134 @@
+"""Layers that two or more models share: tensors in, tensors out, hyper-parameters as plain numbers.
+
+Shapes: B batch, L sequence length, D hidden size, F feature size, N items (row 0 = [PAD]).
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CausalBlock(nn.Module):
+    r"""Pre-LN transformer block with causal self-attention.
+
+    :math:`x \leftarrow x + \mathrm{MHA}(\mathrm{LN}(x))`, then :math:`x \leftarrow x + \mathrm{FFN}(\mathrm{LN}(x))`.
+    Xiong et al. 2020, https://arxiv.org/abs/2002.04745 (pre-LN). Sequences are right-padded, so the causal mask alone
+    keeps padding out of every real position.
+    """
+
+    def __init__(self, hidden_size: int, n_heads: int, inner_size: int, dropout: float, attn_dropout: float) -> None:
+        super().__init__()
+        self.n_heads, self.attn_dropout = n_heads, attn_dropout
+        self.attn_norm = nn.LayerNorm(hidden_size)
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.attn_out = nn.Linear(hidden_size, hidden_size)
+        self.ffn_norm = nn.LayerNorm(hidden_size)
+        self.ffn = nn.Sequential(
+            nn.Linear(hidden_size, inner_size), nn.GELU(), nn.Linear(inner_size, hidden_size)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, L, D] float32 -> [B, L, D]."""
+        batch, length, width = x.shape
+        qkv = self.qkv(self.attn_norm(x)).view(batch, length, 3, self.n_heads, width // self.n_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, L, D / heads]
+        p = self.attn_dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+        x = x + self.dropout(self.attn_out(mixed.transpose(1, 2).reshape(batch, length, width)))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+class CausalEncoder(nn.Module):
+    """Learned positions, dropout, causal blocks, final LayerNorm: the SASRec encoder over given item vectors."""
+
+    def __init__(
+        self,
+        max_seq_length: int,
+        hidden_size: int,
+        n_layers: int,
+        n_heads: int,
+        inner_size: int,
+        dropout: float,
+        attn_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.empty(max_seq_length, hidden_size))
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            CausalBlock(hidden_size, n_heads, inner_size, dropout, attn_dropout) for _ in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(hidden_size)
+        nn.init.normal_(self.positions, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode item vectors.
+
+        Args:
+            x: item vectors, right-padded. [B, L, D] float32.
+        Returns:
+            The state after each position; states at padding carry no meaning. [B, L, D] float32.
+        Raises:
+            ValueError: if L exceeds max_seq_length.
+        """
+        length = x.shape[1]
+        if length > len(self.positions):
+            raise ValueError(f"sequence length {length} exceeds max_seq_length {len(self.positions)}")
+        x = self.dropout(x + self.positions[:length])
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+def last_state(states: Tensor, lengths: Tensor) -> Tensor:
+    """The state at the last real position. states [B, L, D], lengths [B] int64 (>= 1) -> [B, D]."""
+    return states[torch.arange(len(states), device=states.device), lengths - 1]
+
+
+def whiten(features: np.ndarray, present: np.ndarray, method: str, dim: int | None) -> np.ndarray:
+    """Centre, optionally whiten on the catalogue, and L2-normalise feature rows.
+
+    PCA keeps the ``dim`` leading directions scaled to unit variance; ZCA rotates back, so ``dim`` only bounds its
+    rank. Directions are shrunk towards the mean variance (Ledoit-Wolf style, weight F / (n + F)) so that a catalogue
+    smaller than F does not blow up its noise directions.
+
+    Args:
+        features: [N, F] float32; rows without a feature are ignored in the fit.
+        present: [N] bool.
+        method: "none" | "pca" | "zca".
+        dim: directions kept; None keeps all.
+    Returns:
+        [N, F'] float32 with unit rows where present, zero rows elsewhere; F' = dim for pca, else F.
+    """
+    out_dim = features.shape[1]
+    x = features.astype(np.float64)
+    x = np.where(present[:, None], x - x[present].mean(0), 0.0)
+    if method != "none":
+        n, width = int(present.sum()), features.shape[1]
+        variance, directions = np.linalg.eigh(x.T @ x / n)  # ascending
+        order = np.argsort(variance)[::-1][: min(dim or width, width)]
+        variance, directions = variance[order], directions[:, order]
+        weight = width / (n + width)
+        scale = 1.0 / np.sqrt((1 - weight) * variance + weight * np.trace(x.T @ x) / n / width + 1e-12)
+        # eigenvectors have a free sign: fix it, so that the same data gives the same features everywhere
+        directions = directions * np.sign(directions[np.abs(directions).argmax(0), np.arange(len(order))])
+        x = (x @ directions) * scale
+        if method == "zca":
+            x = x @ directions.T
+        out_dim = x.shape[1]
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return (x / np.maximum(norm, 1e-12)).astype(np.float32).reshape(len(features), out_dim)
+
+
+def causal_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the masked-in values up to and including each position.
+
+    Args:
+        values: [B, L, ...] float32.
+        mask: [B, L] float32 or bool; 0 leaves a position out.
+    Returns:
+        [B, L, ...]; zeros before the first position that counts.
+    """
+    weight = mask.to(values.dtype).view(*mask.shape, *([1] * (values.dim() - 2)))
+    return (values * weight).cumsum(1) / weight.cumsum(1).clamp(min=1.0)

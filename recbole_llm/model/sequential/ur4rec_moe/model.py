@@ -1,0 +1,332 @@
+"""UR4RecMoE: all-position SASRec, a mixture-of-experts retriever, and their fused score."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_llm.errors import ConfigError
+from recbole_llm.model.layers import CausalEncoder, last_state, whiten
+from recbole_llm.model.losses import (
+    full_cross_entropy,
+    in_batch_info_nce,
+    load_balance,
+    sampled_info_nce,
+    shared_negatives,
+)
+from recbole_llm.model.sequential.ur4rec_moe.augment import augment, similar_items
+from recbole_llm.model.sequential.ur4rec_moe.fusion import ScoreFusion
+from recbole_llm.model.sequential.ur4rec_moe.retriever import Retriever
+
+MODALITIES = {"user": "user_facets", "description": "item_facets", "visual": "visual_facets"}
+
+
+class UR4RecMoE(SequentialRecommender):
+    r"""Hierarchical mixture of experts over user-preference, description and visual facets.
+
+    The retriever follows UR4Rec (user-preference retriever with learned proxies over LLM knowledge); experts, gates,
+    score fusion and the four training stages are this design's own, see docs/models/UR4RecMoE.md.
+
+    .. math::
+        f_i = \sum_m w_m o_m(e_i), \quad r_u = \mathrm{LN}(h_u + \mathrm{MHA}(h_u, [o_{user}; P])), \quad
+        s(u, i) = (1 - g)\, z(h_u \cdot e_i) + g\, z(\cos(r_u, f_i))
+
+    User and item side factorise, so a full ranking is one matrix product. User facets are causal means over the
+    history that the model is given, hence never see the target or anything after it.
+
+    Shapes: B batch, L max_seq_length, N n_items (row 0 = [PAD]), D sasrec_hidden_dim, M = real positions of a batch.
+    """
+
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        width = config["sasrec_hidden_dim"]
+        self.num_negatives, self.temperature = config["num_negatives"], config["temperature"]
+        self.loss_weights = {
+            name: config[f"{name}_weight"] for name in ("contrastive", "alignment", "load_balance", "fused")
+        }
+        self.rates = tuple(config[f"{name}_rate"] for name in ("mask", "reorder", "substitute"))
+        self.rerank_topk = config["rerank_topk"]
+        self.stage = "end_to_end"
+
+        self.item_embedding = nn.Embedding(self.n_items, width, padding_idx=0)
+        self.item_bias = nn.Parameter(torch.zeros(self.n_items))
+        nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])
+        with torch.no_grad():
+            self.item_embedding.weight[0].zero_()
+        self.encoder = CausalEncoder(
+            self.max_seq_length,
+            width,
+            config["sasrec_num_blocks"],
+            config["sasrec_num_heads"],
+            config["sasrec_inner_dim"],
+            config["sasrec_dropout"],
+            config["sasrec_dropout"],
+        )
+
+        modalities = self._modalities(config, dataset)
+        self._item_text(config, dataset, modalities, width)
+        self.expert_names = {m: list(names) for m, names in self.facet_names.items()}
+        self.retriever = Retriever(
+            modalities,
+            hidden_size=width,
+            n_heads=config["retriever_num_heads"],
+            expert_inner_size=config["expert_inner_dim"],
+            gate_size=config["gate_dim"],
+            num_proxies=config["num_proxies"],
+            n_tokens=config["tokens_per_facet"],
+            dropout=config["retriever_dropout"],
+            top_k=config["expert_top_k"],
+        )
+        self.fusion = ScoreFusion(config["fusion"], width, config["gate_dim"], config["retriever_weight"])
+        self._frozen: tuple[int, dict] | None = None  # item side of the current weights, kept between eval batches
+        self._usage: dict[str, list[Tensor]] = {}
+
+    # ------------------------------------------------------------------ features
+
+    def _modalities(self, config, dataset) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """Whitened facets by modality; ``moe: flat`` joins a modality's facets into one expert's."""
+        found, self.facet_names = {}, {}
+        for modality, key in MODALITIES.items():
+            names = config[key] or []
+            if not names or (modality == "visual" and not config["use_clip"]):
+                continue
+            parts = [self._feature(dataset, name) for name in names]
+            if config["moe"] == "flat":
+                parts = [(np.concatenate([x for x, _ in parts], 1), np.any([p for _, p in parts], 0))]
+                names = [modality]
+            elif config["moe"] != "hierarchical":
+                raise ConfigError(f"moe is '{config['moe']}'; choose hierarchical or flat")
+            elif len(parts) != config["num_sub_experts"]:
+                repeat = config["num_sub_experts"] / len(parts)
+                if repeat != int(repeat):
+                    raise ConfigError(
+                        f"{key} names {len(parts)} facets for num_sub_experts: {config['num_sub_experts']}; "
+                        "name one facet for each sub-expert, or a number of facets that divides it"
+                    )
+                # one embedding for several experts: each reads it through its own learned views
+                parts = [part for part in parts for _ in range(int(repeat))]
+                names = config["visual_experts"] if modality == "visual" else [
+                    f"{n}_{k}" for n in names for k in range(int(repeat))
+                ]
+            found[modality] = [
+                (torch.from_numpy(whiten(x, p, config["whiten"], config["facet_dim"])), torch.from_numpy(p))
+                for x, p in parts
+            ]
+            self.facet_names[modality] = names
+        if not set(found) - {"user"}:
+            raise ConfigError("UR4RecMoE needs item facets: set item_facets or visual_facets to features of the dataset")
+        return found
+
+    @staticmethod
+    def _feature(dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
+        if name not in dataset.features:
+            raise ConfigError(
+                f"feature '{name}' is not loaded; the dataset offers {sorted(dataset.features)}: "
+                "add it under features or change the facets of the model"
+            )
+        feature = dataset.features[name]
+        return feature.matrix, feature.present
+
+    def _item_text(self, config, dataset, modalities, width: int) -> None:
+        """The whitened concatenation of all item facets, added to the id embedding through a zero-init projection."""
+        self.text_projection = None
+        names = dict.fromkeys(n for key in MODALITIES.values() for n in config[key] or [])
+        if not config["use_clip"]:
+            names = {n: None for n in names if n not in (config["visual_facets"] or [])}
+        parts = [self._feature(dataset, name) for name in names]
+        present = np.any([p for _, p in parts], 0)
+        unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x, _ in parts]
+        text = torch.from_numpy(whiten(np.concatenate(unit, 1), present, "pca", config["item_text_dim"] or 128))
+        self.register_buffer("item_text", text, persistent=False)  # [N, F']
+        if config["item_text_dim"]:
+            # rows have unit norm; the scale brings a coordinate to unit variance
+            self.item_text.mul_(text.shape[1] ** 0.5)
+            self.text_projection = nn.Linear(text.shape[1], width, bias=False)
+            nn.init.zeros_(self.text_projection.weight)
+        similar = similar_items(text, torch.from_numpy(present), config["n_substitutes"]) if self.rates[2] else None
+        self.register_buffer("similar", similar, persistent=False)
+
+    # ------------------------------------------------------------------ training stages
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Groups that stages train: ``sasrec`` (backbone, text projection), ``retriever`` (with the fusion gate)."""
+        retriever = [*self.retriever.parameters(), *self.fusion.parameters()]
+        ids = {id(p) for p in retriever}
+        return {"sasrec": [p for p in self.parameters() if id(p) not in ids], "retriever": retriever}
+
+    def set_stage(self, name: str) -> None:
+        """Choose what the losses and the score are made of; any name but the first three means end to end."""
+        self.stage = name
+
+    # ------------------------------------------------------------------ forward
+
+    def item_vectors(self) -> Tensor:
+        """Backbone item vectors: id embedding plus projected text. [N, D] float32."""
+        vectors = self.item_embedding.weight
+        return vectors if self.text_projection is None else vectors + self.text_projection(self.item_text)
+
+    def _with_bias(self, vectors: Tensor) -> Tensor:
+        return torch.cat([vectors, self.item_bias[:, None]], 1)
+
+    def forward(self, item_seq: Tensor, vectors: Tensor) -> Tensor:
+        """Backbone states. item_seq [B, L] int64, vectors [N, D] -> [B, L, D] float32."""
+        return self.encoder(F.embedding(item_seq, vectors))
+
+    def calculate_loss(self, interaction) -> Tensor | tuple[Tensor, ...]:
+        """Losses of the stage over all real positions of the batch's chunks (``target_list`` [B, L], 0 = none)."""
+        item_seq, targets = interaction[self.ITEM_SEQ], interaction["target_list"]
+        real = targets > 0
+        if any(self.rates):
+            item_seq, keep = augment(item_seq, self.similar, *self.rates)
+            real = real & keep
+        targets = targets[real]  # [M]
+        vectors = self.item_vectors()
+        states = self.forward(item_seq, vectors)[real]  # [M, D]
+        queries = _append_one(states)
+        losses = []
+        if self.stage != "pretrain_retriever":
+            losses.append(self._softmax_loss(queries, self._with_bias(vectors), targets))
+        if self.stage == "pretrain_sasrec":
+            return losses[0]
+        if self.stage != "end_to_end":  # the retriever reads the backbone, but does not train it
+            vectors, states, queries = vectors.detach(), states.detach(), queries.detach()
+        return tuple(losses + self._retriever_losses(item_seq, real, targets, vectors, states, queries))
+
+    def _retriever_losses(self, item_seq, real, targets, vectors, states, queries) -> list[Tensor]:
+        item_side = self.retriever.items(vectors)
+        tokens = present = None
+        if "user" in self.facet_names:
+            tokens, present = self.retriever.user_tokens(item_seq)
+            flat = real.flatten()
+            tokens, present = tokens[:, flat], present[flat]
+        r_u, o_u, user_gates = self.retriever.users(states, tokens, present)
+        user, items = F.normalize(r_u, dim=-1) / self.temperature, F.normalize(item_side["f"], dim=-1)
+        negatives = shared_negatives(self.n_items, self.num_negatives or self.n_items).to(targets.device)
+
+        def sampled(query: Tensor, table: Tensor) -> Tensor:
+            positives = (query * F.embedding(targets, table)).sum(-1)
+            return sampled_info_nce(positives, query @ table[negatives].T, targets, negatives, self.n_items)
+
+        losses = [sampled(user, items)]
+        weight = self.fusion.weight(states, r_u)
+        fused_user, fused_items = self.fusion([(queries, self._with_bias(vectors), 1 - weight), (user, items, weight)])
+        losses.append(self.loss_weights["fused"] * sampled(fused_user * self.fusion.log_scale.exp(), fused_items))
+        if o_u is not None and self.loss_weights["contrastive"]:
+            in_batch = torch.randperm(len(targets), device=targets.device)[: self.num_negatives or 512]
+            contrast = in_batch_info_nce(o_u[in_batch], items[targets[in_batch]], targets[in_batch], self.temperature)
+            losses.append(self.loss_weights["contrastive"] * contrast)
+        if {"description", "visual"} <= set(item_side["outputs"]) and self.loss_weights["alignment"]:
+            both = item_side["present"].all(1).nonzero()[:, 0]
+            ids = both[torch.randperm(len(both), device=both.device)[: self.num_negatives or 512]]
+            text, visual = item_side["outputs"]["description"][ids], item_side["outputs"]["visual"][ids]
+            losses.append(self.loss_weights["alignment"] * in_batch_info_nce(text, visual, ids, self.temperature))
+        gates = [g[1:] for g in item_side["gates"].values()] + ([] if user_gates is None else [user_gates])
+        losses.append(self.loss_weights["load_balance"] * sum(load_balance(g) for g in gates))
+        return losses
+
+    def _softmax_loss(self, queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+        if not self.num_negatives:
+            return full_cross_entropy(queries, items, targets)
+        negatives = shared_negatives(self.n_items, self.num_negatives).to(targets.device)
+        positives = (queries * F.embedding(targets, items)).sum(-1)
+        return sampled_info_nce(positives, queries @ items[negatives].T, targets, negatives, self.n_items)
+
+    # ------------------------------------------------------------------ scores
+
+    def train(self, mode: bool = True):
+        self._frozen = None
+        return super().train(mode)
+
+    def _item_side(self) -> tuple[Tensor, dict]:
+        """Item vectors and item side; made once between two calls of train() when nothing is differentiated."""
+        if self._frozen is None or self.training or torch.is_grad_enabled():
+            vectors = self.item_vectors()
+            self._frozen = vectors, self.retriever.items(vectors)
+        return self._frozen
+
+    def score_vectors(self, interaction) -> tuple[Tensor, Tensor, dict]:
+        """User and item vectors whose inner product is the score, and what re-ranking needs.
+
+        Returns:
+            user [B, D'], items [N, D'], {"vectors", "f", "r_u", "o_u"}.
+        """
+        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        vectors, item_side = self._item_side()
+        state = last_state(self.forward(item_seq, vectors), lengths)
+        queries, table = _append_one(state), self._with_bias(vectors)
+        if self.stage == "pretrain_sasrec":
+            return queries, table, {}
+        tokens = present = None
+        if "user" in self.facet_names:
+            tokens, present = self.retriever.user_tokens(item_seq)
+            rows = torch.arange(len(item_seq), device=item_seq.device) * item_seq.shape[1] + lengths - 1
+            tokens, present = tokens[:, rows], present[rows]
+        r_u, o_u, gates = self.retriever.users(state, tokens, present)
+        self._count_usage(item_side["gates"], gates)
+        weight = self.fusion.weight(state, r_u)
+        user, items = F.normalize(r_u, dim=-1) / self.temperature, F.normalize(item_side["f"], dim=-1)
+        fused = self.fusion([(queries, table, 1 - weight), (user, items, weight)])
+        return *fused, {"f": item_side["f"], "r_u": r_u, "o_u": o_u, "weight": weight, "user": user, "items": items}
+
+    def full_sort_predict(self, interaction) -> Tensor:
+        """Fused scores of all items. [B, N] float32."""
+        user, items, parts = self.score_vectors(interaction)
+        scores = user @ items.T
+        return self._rerank(scores, parts) if self.rerank_topk and parts else scores
+
+    def predict(self, interaction) -> Tensor:
+        """Fused scores of the given (history, item) pairs. [B] float32."""
+        item = interaction[self.ITEM_ID]
+        if self.rerank_topk and self.stage != "pretrain_sasrec":  # who is in the top K depends on all items
+            return self.full_sort_predict(interaction).gather(1, item[:, None])[:, 0]
+        user, items, _ = self.score_vectors(interaction)
+        return (user * items[item]).sum(-1)
+
+    def _rerank(self, scores: Tensor, parts: dict) -> Tensor:
+        """Re-score the top K with the item as the query over the user's memory; the others stay below them.
+
+        The candidate's view of the memory replaces the user vector: cos(LN(f_i + MHA(f_i, [o_u; P])), r_u).
+        """
+        real = scores[:, 1:]
+        top, ids = real.topk(min(self.rerank_topk, real.shape[1]), dim=1)
+        seen = self.retriever.memory(parts["f"][ids + 1], parts["o_u"])  # [B, K, D]
+        cosine = (F.normalize(seen, dim=-1) * F.normalize(parts["r_u"], dim=-1)[:, None]).sum(-1)
+        z = (cosine - cosine.mean(1, keepdim=True)) / cosine.std(1, keepdim=True).clamp(min=1e-6)
+        spread = top.std(1, keepdim=True).clamp(min=1e-6)
+        mixed = top + parts["weight"] * spread * z
+        # keep the K candidates as a block above the rest
+        lift = (top[:, -1:] - mixed.min(1, keepdim=True).values).clamp(min=0.0)
+        return scores.scatter(1, ids + 1, mixed + lift)
+
+    # ------------------------------------------------------------------ expert usage
+
+    def _count_usage(self, item_gates: dict[str, Tensor], user_gates: Tensor | None) -> None:
+        if torch.is_grad_enabled():
+            return
+        self._usage = {name: [g[1:].mean(0)] for name, g in item_gates.items()} | {
+            "user": self._usage.get("user", []) + ([] if user_gates is None else [user_gates.mean(0)])
+        }
+
+    def expert_usage(self) -> dict[str, dict[str, float]]:
+        """Mean gate of each expert in its modality since the last call: items over the catalogue, users evaluated.
+
+        Returns:
+            {modality: {expert: share}}, shares of a modality sum to 1; "item" holds the cross-modal weights.
+        """
+        names = self.expert_names | {"item": self.retriever.item_names}
+        usage = {
+            modality: dict(zip(names[modality], torch.stack(means).mean(0).tolist(), strict=True))
+            for modality, means in self._usage.items()
+            if means
+        }
+        self._usage = {}
+        return usage
+
+
+def _append_one(x: Tensor) -> Tensor:
+    """A constant 1 as last column, which meets the item bias. [..., D] -> [..., D + 1]."""
+    return torch.cat([x, torch.ones_like(x[..., :1])], -1)

@@ -1,0 +1,241 @@
+"""Which class a model name stands for, and what RecBole's built-in models need in order to just run.
+
+Names are looked up in `MODELS` first and fall through to RecBole's built-in models. Importing this module imports
+neither torch nor RecBole: listing names reads RecBole's source tree, resolving one imports that model alone (RecBole's
+own ``get_model`` imports lightgbm on the way to saying that a name is unknown).
+"""
+
+import difflib
+import importlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from recbole_llm import compat
+from recbole_llm.errors import ConfigError, MissingDependencyError
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model of this project.
+
+    Attributes:
+        model: ``module:class``, imported when the model is first used.
+        summary: one line for ``--list``.
+        loader: ``module:class`` of the training loader, for models that read whole histories; None takes RecBole's
+            loader and, for sequential models, its one-row-a-prefix augmentation.
+        default_protocol: file of properties/protocol/ used unless the model's YAML or the user names another.
+        closed_form: whether it is solved in one pass, so that epochs and seeds do not matter.
+    """
+
+    model: str
+    summary: str
+    loader: str | None = None
+    default_protocol: str = "loo-full"
+    closed_form: bool = False
+
+
+_CHUNKS = "recbole_llm.data.chunks:ChunkLoader"
+
+MODELS: dict[str, ModelSpec] = {
+    "UR4RecMoE": ModelSpec(
+        "recbole_llm.model.sequential.ur4rec_moe:UR4RecMoE",
+        "SASRecAll with a mixture-of-experts retriever over text, visual and preference facets",
+        loader=_CHUNKS,
+    ),
+    "SASRecAll": ModelSpec(
+        "recbole_llm.model.sequential.sasrec_all:SASRecAll",
+        "SASRec trained at all positions in one pass; the backbone of UR4RecMoE",
+        loader=_CHUNKS,
+    ),
+    "Markov": ModelSpec(
+        "recbole_llm.model.sequential.markov:Markov",
+        "decayed item-to-item transitions within a window",
+        loader=_CHUNKS,
+        closed_form=True,
+    ),
+    "EASEMarkov": ModelSpec(
+        "recbole_llm.model.sequential.ease_markov:EASEMarkov",
+        "sum of the z-scored EASE and Markov scores",
+        loader=_CHUNKS,
+        closed_form=True,
+    ),
+}
+
+# family folder of RecBole -> what --list calls it
+FAMILIES = {
+    "general_recommender": "general",
+    "sequential_recommender": "sequential",
+    "context_aware_recommender": "context-aware",
+    "knowledge_aware_recommender": "knowledge",
+    "exlib_recommender": "decision tree",
+}
+
+# models that RecBole trains in several runs, each of which starts from the file of the one before
+_STAGE_BY_STAGE = {"S3Rec", "RaCT"}
+# read side information of the items by these settings
+_ITEM_COLUMN_KEYS = ("selected_features", "item_attribute")
+# never look at a sampled negative: with sampling on, their pointwise rows would take negatives for purchases
+_NO_NEGATIVES = {
+    "CDAE", "DiffRec", "ENMF", "LDiffRec", "MacridVAE", "MultiDAE", "MultiVAE", "NCEPLRec", "RaCT", "RecVAE",
+}  # fmt: skip
+
+
+@cache
+def recbole_models() -> dict[str, tuple[str, str]]:
+    """RecBole's built-in models, found in its source tree without importing it.
+
+    Returns:
+        class name -> (family folder, module name), in alphabetical order.
+
+    Raises:
+        MissingDependencyError: if RecBole is not installed.
+    """
+    compat.require_recbole()
+    spec = importlib.util.find_spec("recbole")
+    assert spec is not None and spec.submodule_search_locations, "require_recbole saw an installed RecBole"
+    root = Path(next(iter(spec.submodule_search_locations))) / "model"
+    found = {}
+    for family in FAMILIES:
+        for file in (root / family).glob("[!_]*.py"):
+            for name in re.findall(r"^class (\w+)\(", file.read_text(encoding="utf-8"), flags=re.MULTILINE):
+                if name.lower() == file.stem:  # RecBole's rule: module is the class's name in lower case
+                    found[name] = (family, f"recbole.model.{family}.{file.stem}")
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def nearest(name: str, known: Mapping[str, Any] | list[str], n: int = 3) -> list[str]:
+    """Up to ``n`` of ``known`` that look most like ``name``, upper and lower case alike."""
+    by_lower: dict[str, str] = {}
+    for candidate in known:
+        by_lower.setdefault(candidate.lower(), candidate)
+    return [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.6)]
+
+
+def did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """``"; did you mean 'a' or 'b'?"``, or an empty string where nothing is near."""
+    names = nearest(name, known)
+    return "; did you mean " + " or ".join(f"'{n}'" for n in names) + "?" if names else ""
+
+
+def model_spec(name: str) -> ModelSpec | None:
+    """Entry of this project's table; None for RecBole's models."""
+    return MODELS.get(name)
+
+
+def import_attribute(path: str) -> Any:
+    """What ``module:attribute`` names, as in the table."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def check_model_name(name: str) -> None:
+    """Raise ConfigError for a name that neither this project nor RecBole has, giving the nearest names of both."""
+    if name not in MODELS and name not in recbole_models():
+        hint = did_you_mean(name, [*MODELS, *recbole_models()]) or "; --list shows the names"
+        raise ConfigError(f"unknown model '{name}'{hint}")
+
+
+def resolve_model(name: str) -> type:
+    """Class of a model by its name: this project's first, then RecBole's.
+
+    Raises:
+        ConfigError: if neither has the name.
+        MissingDependencyError: if the model needs a package that is not installed.
+    """
+    check_model_name(name)
+    if name in MODELS:
+        path = MODELS[name].model
+    else:
+        compat.apply()
+        path = f"{recbole_models()[name][1]}:{name}"
+    try:
+        return import_attribute(path)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("", "recbole_llm", "recbole"):
+            raise
+        raise MissingDependencyError(
+            f"model '{name}' needs the package '{package}', which is not installed; run: pip install {package}"
+        ) from error
+
+
+def default_protocol(model_class: type) -> str:
+    """Protocol of a model that neither its YAML nor the user sets one for."""
+    if model_class.__name__ in MODELS:
+        return MODELS[model_class.__name__].default_protocol
+    return "ctr-labeled" if model_class.type.name in ("CONTEXT", "DECISIONTREE") else "loo-full"
+
+
+def is_closed_form(model_class: type) -> bool:
+    """Whether a model is solved in one pass, so that one seed tells everything."""
+    spec = MODELS.get(model_class.__name__)
+    return spec.closed_form if spec else model_class.type.name == "TRADITIONAL"
+
+
+def required_settings(model_class: type, dataset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without which a built-in model of RecBole does not run or silently trains on the wrong rows.
+
+    They are RecBole's quick_start_config files, less what the protocol decides here, plus what its documentation leaves
+    to the user (no negative sampling under cross-entropy, columns of ml-100k for the models with side information).
+
+    Args:
+        model_class: a class from `resolve_model`.
+        dataset: name of the dataset; ml-100k has columns that others lack.
+        settings: everything else merged, for the keys that decide (``loss_type``, ``selected_features``, ...).
+
+    Returns:
+        Top-level settings for the layer between RecBole's model YAML and ours; the user's own still override them.
+    """
+    name, family = model_class.__name__, model_class.type.name
+    needs: dict[str, Any] = {"protocol": default_protocol(model_class)}
+    if family == "SEQUENTIAL":
+        needs["repeatable"] = True
+        # RecBole demands it only where the class has no input_type; RepeatNet and SINE would train on the negatives
+        if settings.get("loss_type") in ("CE", "NLL"):
+            needs["train_neg_sample_args"] = None
+        columns = [column for key in _ITEM_COLUMN_KEYS for column in _as_list(settings.get(key))]
+        if columns:
+            needs["load_col"] = {"item": [settings["ITEM_ID_FIELD"], *columns]}
+        if name in ("DIN", "DIEN") and dataset == "ml-100k":
+            needs["load_col"] = {
+                "user": ["user_id", "age", "gender", "occupation"],
+                "item": ["item_id", "release_year"],
+            }
+        if name in ("GRU4RecKG", "KSR"):
+            needs |= {"load_col": {"ent": ["ent_id", "ent_emb"]}, "additional_feat_suffix": ["ent"]}
+    elif family in ("CONTEXT", "DECISIONTREE"):
+        needs["train_neg_sample_args"] = None
+        if dataset == "ml-100k":
+            needs["threshold"] = {"rating": 4}
+            needs["load_col"] = {
+                "user": ["user_id", "age", "gender", "occupation"],
+                "item": ["item_id", "release_year", "class"],
+            }
+    elif family == "KNOWLEDGE":
+        needs["load_col"] = {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
+        needs |= {"kg_reverse_r": False, "entity_kg_num_interval": "[0,inf)", "relation_kg_num_interval": "[0,inf)"}
+    elif family == "TRADITIONAL" or name in _NO_NEGATIVES:
+        needs["train_neg_sample_args"] = None
+    return needs
+
+
+def check_runnable(model_class: type, settings: Mapping[str, Any]) -> None:
+    """Refuse configurations of built-in models that could only fail late.
+
+    Raises:
+        ConfigError: for a fine-tuning stage without the file of the stage before it.
+    """
+    name = model_class.__name__
+    if name in _STAGE_BY_STAGE and settings.get("train_stage") == "finetune" and not settings.get("pre_model_path"):
+        raise ConfigError(f"{name} with train_stage 'finetune' starts from a pretrained file: set pre_model_path")
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
