@@ -221,6 +221,8 @@ def required_settings(model_class: type, dataset: str, settings: Mapping[str, An
         needs |= {"kg_reverse_r": False, "entity_kg_num_interval": "[0,inf)", "relation_kg_num_interval": "[0,inf)"}
     elif family == "TRADITIONAL" or name in _NO_NEGATIVES:
         needs["train_neg_sample_args"] = None
+    if name == "NCL":
+        needs["num_clusters"] = 100  # RecBole's 1000 exceeds the 943 users of ml-100k
     return needs
 
 

@@ -102,7 +102,65 @@ def _ksr_relations() -> Iterator[Change]:
     yield KSR, "__init__", init_in_float32
 
 
+def _no_anomaly_mode() -> Iterator[Change]:
+    import torch
+
+    import recbole.model.sequential_recommender.sine  # noqa: F401  # importing any sequential model imports it
+
+    torch.autograd.set_detect_anomaly(False)
+    return iter(())
+
+
+def _null_tensorboard() -> Iterator[Change]:
+    from recbole.trainer import trainer
+
+    class NullWriter:
+        """Takes what RecBole's trainer would write to TensorBoard; the run record holds it already."""
+
+        def add_scalar(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def add_hparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    yield trainer, "get_tensorboard", lambda logger: NullWriter()
+
+
+def _pop_counts() -> Iterator[Change]:
+    import torch
+    from recbole.model.general_recommender import Pop
+
+    def calculate_loss(self: Pop, interaction: Any) -> torch.nn.Parameter:
+        """Count every interaction of the batch. Returns RecBole's fake loss."""
+        item = interaction[self.ITEM_ID]
+        ones = torch.ones(len(item), 1, dtype=self.item_cnt.dtype, device=self.item_cnt.device)
+        self.item_cnt.index_add_(0, item.to(self.item_cnt.device), ones)
+        self.max_cnt = torch.max(self.item_cnt, dim=0)[0]
+        return torch.nn.Parameter(torch.zeros(1)).to(self.device)
+
+    yield Pop, "calculate_loss", calculate_loss
+
+
 OWN_PATCHES = (
+    Patch(
+        "anomaly-mode",
+        "every sequential model trains with torch's anomaly detection on, several times slower: sine.py switches it on",
+        "recbole 1.2.1",
+        _always,
+        _no_anomaly_mode,
+    ),
+    Patch(
+        "tensorboard-folder",
+        "the trainer writes TensorBoard files to the working folder",
+        "recbole 1.2.1",
+        _always,
+        _null_tensorboard,
+    ),
+    Patch(
+        "pop-counts",
+        "Pop counts an item once a batch, however often it occurs in it, so it ranks by the wrong popularity",
+        "recbole 1.2.1",
+        _always,
+        _pop_counts,
+    ),
     Patch(
         "metric-counts",
         "ItemCoverage, AveragePopularity, GiniIndex and TailPercentage: the collector calls .cpu() on plain counts",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from recbole.data import get_dataloader
-from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
 from recbole.sampler import KGSampler, RepeatableSampler, Sampler
 from recbole.utils import ModelType
 
@@ -147,6 +147,8 @@ def _recbole_eval_data(config, data: RecData, part: str, known, targets):
     """RecBole's own full-sort loader over the same split, to compare with published RecBole numbers."""
     if config["n_candidates"] or config["secondary_tasks"]:
         raise ConfigError("evaluator: recbole ranks all items; set n_candidates to null and secondary_tasks to {}")
+    if config["eval_args"]["mode"][part] == "labeled":  # the held-out rows themselves, by their labels
+        return NegSampleEvalDataLoader(config, data.subset(targets), None, shuffle=False)
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     spec = model_spec(config["model"])
     if sequential and spec is not None and spec.loader is not None:
