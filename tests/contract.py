@@ -1,7 +1,6 @@
 """What every sequential model of the project must satisfy: inherit :class:`SequentialContract`, name model and config.
 
-The data is a fixed cycle of items: every user walks it from another start, so the next item is always known. Each item's
-feature rows are random but belong to its token.
+The data is a fixed cycle of items: every user walks it from another start, so the next item is always known.
 """
 
 from pathlib import Path
@@ -11,34 +10,11 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
+from synthetic import N_ITEMS, N_STEPS, cycle_settings, write_cycle
 
 from recbole_llm.config import build_config
-from recbole_llm.data.feature_store import save_feature
 from recbole_llm.experiment.data import build_data, eval_data, train_loader
 from recbole_llm.registry import resolve_model
-
-FACETS = ("content", "theme", "quality", "visual", "genre", "mood", "style")
-N_ITEMS, N_USERS, N_STEPS = 24, 30, 20
-
-
-def write_cycle(folder: Path, facet_dim: int = 12, n_items: int = N_ITEMS, file_order=None) -> Path:
-    """Atomic files of dataset ``cycle`` below ``folder``: user u visits items u, u + 1, ... of the cycle."""
-    home = folder / "cycle"
-    home.mkdir(parents=True, exist_ok=True)
-    lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
-    for u in range(N_USERS):
-        for t in range(N_STEPS):
-            lines.append(f"u{u}\ti{(u + t) % n_items}\t{3 + (u + t) % 3}\t{1000 * t + u}")
-    (home / "cycle.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    rng = np.random.default_rng(5)
-    order = np.arange(n_items) if file_order is None else np.asarray(file_order)
-    for name in FACETS:
-        rows = rng.normal(size=(n_items, facet_dim)).astype(np.float32)
-        tokens = [f"i{k}" for k in range(n_items)]
-        save_feature(
-            home / f"cycle.{name}.safetensors", [tokens[k] for k in order], rows[order], "item_id", {"encoder": "test"}
-        )
-    return folder
 
 
 class SequentialContract:
@@ -50,48 +26,47 @@ class SequentialContract:
     steps = 150
     learning_rate = 0.01
 
-    def settings(self, folder: Path, **changes) -> object:
-        base = {
-            "data_path": str(folder),
-            "features": {name: {"side": "item"} for name in FACETS},
-            "MAX_ITEM_LIST_LENGTH": 8,
-            "chunk_batch_size": 16,
-            "use_gpu": False,
-            "seed": 3,
-        }
-        return build_config(self.model, "cycle", (), base | self.config | changes, ())
+    @classmethod
+    def settings(cls, folder: Path, **changes) -> object:
+        return build_config(cls.model, "cycle", (), cycle_settings(folder) | cls.config | changes, ())
 
-    def build(self, folder: Path, **changes):
-        config = self.settings(folder, **changes)
+    @classmethod
+    def build(cls, folder: Path, **changes):
+        config = cls.settings(folder, **changes)
         data = build_data(config)
         init_seed(config["seed"], True)
-        model = resolve_model(self.model)(config, data.train)
+        model = resolve_model(cls.model)(config, data.train)
         return config, data, model
 
-    def groups(self, model):
+    @staticmethod
+    def trainable(model) -> list[torch.nn.Parameter]:
         return [p for p in model.parameters() if p.requires_grad]
 
-    def fit(self, config, data, model, steps: int) -> list[float]:
-        optimizer = torch.optim.Adam(self.groups(model), lr=self.learning_rate)
-        losses, loader = [], train_loader(config, data)
+    @classmethod
+    def fit(cls, config, data, model, steps: int) -> list[float]:
+        optimizer = torch.optim.Adam(cls.trainable(model), lr=cls.learning_rate)
+        loader, losses = train_loader(config, data), []
         model.train()
-        while len(losses) < steps:
+        while True:
             for batch in loader:
+                if len(losses) == steps:
+                    return losses
                 optimizer.zero_grad()
                 loss = total(model.calculate_loss(batch))
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
-        return losses[:steps]
 
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory) -> Path:
+    @classmethod
+    def folder(cls, tmp_path_factory) -> Path:
         return write_cycle(tmp_path_factory.mktemp("cycle"))
 
     @pytest.fixture(scope="class")
-    def fitted(self, folder):
-        config, data, model = self.build(folder)
-        losses = self.fit(config, data, model, self.steps) if self.trained else []
+    @classmethod
+    def fitted(cls, folder):
+        config, data, model = cls.build(folder)
+        losses = cls.fit(config, data, model, cls.steps) if cls.trained else []
         return config, data, model.eval(), losses
 
     @staticmethod
@@ -156,7 +131,7 @@ class SequentialContract:
         if not self.trained:
             pytest.skip("closed form")
         config, data, model = self.build(folder)
-        optimizer = torch.optim.SGD(self.groups(model), lr=0.1)
+        optimizer = torch.optim.SGD(self.trainable(model), lr=0.1)
         reached: set[str] = set()
         model.train()
         batches = iter(train_loader(config, data))
@@ -174,13 +149,13 @@ class SequentialContract:
         for by_hand in (False, True):
             config, data, model = self.build(folder)
             model.train()
-            optimizer = torch.optim.SGD(self.groups(model), lr=rate)
+            optimizer = torch.optim.SGD(self.trainable(model), lr=rate)
             batches = iter(train_loader(config, data))
             torch.manual_seed(11)
             for _ in range(2):
                 loss = total(model.calculate_loss(next(batches)))
                 if by_hand:
-                    parameters = self.groups(model)
+                    parameters = self.trainable(model)
                     grads = torch.autograd.grad(loss, parameters, allow_unused=True)
                     with torch.no_grad():
                         for p, g in zip(parameters, grads, strict=True):
@@ -193,6 +168,20 @@ class SequentialContract:
             results.append(model.state_dict())
         for name, value in results[0].items():
             torch.testing.assert_close(value, results[1][name], rtol=1e-5, atol=1e-6, msg=name)
+
+    def test_a_user_without_history_gets_finite_scores(self, fitted):
+        config, data, model, _ = fitted
+        nobody = {
+            "user_id": torch.tensor([1]),
+            "item_id_list": torch.zeros(1, 8, dtype=torch.int64),
+            "item_length": torch.tensor([1]),
+        }
+        with torch.no_grad():
+            assert torch.isfinite(model.full_sort_predict(Interaction(nobody))).all()
+
+    def test_state_holds_parameters_and_no_feature_table(self, fitted):
+        model = fitted[2]
+        assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
 
     def test_state_round_trip_is_exact(self, fitted, folder, tmp_path):
         config, data, model, _ = fitted
@@ -219,6 +208,8 @@ class SequentialContract:
 
         def scores(where: Path) -> torch.Tensor:
             config, data, model = self.build(where)
+            if self.trained:  # at step 0 a zero-initialised branch would hide the features
+                self.fit(config, data, model, 3)
             with torch.no_grad():
                 return model.eval().full_sort_predict(self.inputs(config, data))
 

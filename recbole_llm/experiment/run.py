@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
+from recbole.trainer import Trainer
 from recbole.utils import get_trainer, init_seed
 
 from recbole_llm import compat
@@ -24,7 +26,7 @@ from recbole_llm.registry import resolve_model
 from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.fold_in import fold_in
-from recbole_llm.trainer.hooks import parameter_count
+from recbole_llm.trainer.hooks import hooked, parameter_count
 from recbole_llm.trainer.staged import StagedTraining
 
 RESULT_FILE, CONFIG_FILE, BEST_FILE, PER_USER_FILE = "result.json", "config.yaml", "best.pt", "per_user.parquet"
@@ -171,6 +173,19 @@ def _write_per_user(path: Path, data, results) -> None:
 def _write(path: Path, text: str) -> None:
     with atomic_writer(path) as file:
         file.write(text.encode())
+
+
+def validate(config) -> dict[str, float]:
+    """Validation metrics of a closed-form model under a config; neither trains nor touches a test row."""
+    data = build_data(config)
+    model = resolve_model(config["model"])(config, data.train).to(config["device"])
+    trainer = hooked(Trainer)(config, model)
+    loader = train_loader(config, data)
+    if trainer.optimizer is not None:  # RecBole's closed-form models count in one pass over the rows
+        with torch.no_grad():
+            for batch in loader:
+                model.calculate_loss(batch)
+    return dict(trainer.evaluate(eval_data(config, data, "valid"), load_best_model=False))
 
 
 def load(folder: str | Path):

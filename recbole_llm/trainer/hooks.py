@@ -58,7 +58,20 @@ class TrainerHooks:
 
         return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn=after)
 
+    def _set_learning_rates(self, epoch_idx: int) -> None:
+        """Learning rates of the epoch under ``lr_schedule``: constant, or cosine down to 2 % in the last epoch.
+
+        Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, eq. 5, one cycle over the stage's epochs.
+        """
+        if self.config["lr_schedule"] != "cosine" or self.optimizer is None:
+            return
+        done = epoch_idx / max(self.epochs - 1, 1)
+        factor = 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * done))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor  # kept by the optimiser's state
+
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        self._set_learning_rates(epoch_idx)
         if type(self)._plain_epoch:
             return self._guarded_epoch(train_data, epoch_idx, loss_func, show_progress)
         start = time.perf_counter()

@@ -48,7 +48,8 @@ class EASEMarkov(Markov):
 
     def full_sort_predict(self, interaction) -> Tensor:
         """Scores of all items. [B, N] float32."""
-        item_seq = interaction[self.ITEM_SEQ]
+        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        item_seq = item_seq * (torch.arange(item_seq.shape[1], device=item_seq.device) < lengths[:, None])
         rows = torch.zeros(len(item_seq), self.n_items, device=item_seq.device).scatter_(1, item_seq, 1.0)
         rows[:, 0] = 0.0
         markov = super().full_sort_predict(interaction)

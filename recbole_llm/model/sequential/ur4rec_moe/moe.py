@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_llm.model.layers import Dropout
+
 
 class GroupedLinear(nn.Module):
     """E independent linear maps in one batched product: [E, M, D_in] -> [E, M, D_out]."""
@@ -41,7 +43,7 @@ class SubExperts(nn.Module):
         self.norm_bias = nn.Parameter(torch.zeros(n_experts, 1, hidden_size))
         self.ffn_in = GroupedLinear(n_experts, hidden_size, inner_size)
         self.ffn_out = GroupedLinear(n_experts, inner_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
         """Args: query [M, D]; tokens [E, M, S, D]. Returns: [E, M, D]."""
@@ -139,7 +141,7 @@ class PreferenceMemory(nn.Module):
         self.key_value = nn.Linear(hidden_size, 2 * hidden_size)
         self.attn_out = nn.Linear(hidden_size, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, query: Tensor, output: Tensor | None) -> Tensor:
         """Args: query [M, C, D], C queries a row; output [M, D] or None (user side off). Returns: [M, C, D]."""
