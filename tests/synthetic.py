@@ -23,7 +23,10 @@ SMALL_UR4REC = {
     "gate_dim": 8,
     "num_proxies": 4,
     "retriever_dropout": 0.1,
+    "sasrec_loss": "infonce",
     "num_negatives": 10,
+    "retriever_chunks": 16,
+    "score_heads": {},
     "fusion": "gate",
     "moe": "hierarchical",
     "num_sub_experts": 3,
@@ -60,10 +63,12 @@ def write_cycle(folder: Path, facet_dim: int = 12, n_items: int = N_ITEMS, file_
     return folder
 
 
-def write_clusters(folder: Path, n_clusters: int = 6, per_cluster: int = 60, n_users: int = 80, n_steps: int = 10) -> Path:
-    """Atomic files of dataset ``clusters`` below ``folder``: a user's next item is any item ``c<cluster>-<k>`` of his cluster.
+def write_clusters(
+    folder: Path, n_clusters: int = 6, per_cluster: int = 60, n_users: int = 80, n_steps: int = 10
+) -> Path:
+    """Atomic files of dataset ``clusters`` below ``folder``: a user's next item is any item of his cluster.
 
-    The facets of an item tell its cluster; its id, seen twice or so, hardly can.
+    Item tokens are ``c<cluster>-<k>``. The facets of an item tell its cluster; its id, seen twice or so, hardly can.
     """
     rng = np.random.default_rng(7)
     tokens = [f"c{c}-{k}" for c in range(n_clusters) for k in range(per_cluster)]

@@ -22,7 +22,7 @@ class ChunkLoader:
     """
 
     def __init__(self, config, dataset) -> None:
-        self._dataset = dataset
+        self.dataset = dataset  # RecBole's trainer reads its sizes for the beyond-accuracy metrics
         self._fields = (dataset.uid_field, dataset.iid_field + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"])
         self.length = int(config["MAX_ITEM_LIST_LENGTH"])
         self.batch_size = int(config["chunk_batch_size"])

@@ -113,7 +113,8 @@ def eval_data(config, data: RecData, part: str):
     targets = split.valid if part == "valid" else split.open_test()
     if config["evaluator"] == "recbole":
         return _recbole_eval_data(config, data, part, known, targets)
-    settings = {None: {key: config[key] for key in ("n_candidates", "mask_history")}} | (config["secondary_tasks"] or {})
+    own = {key: config[key] for key in ("n_candidates", "mask_history")}
+    settings = {None: own} | (config["secondary_tasks"] or {})
     tasks = [_task(config, data, part, name, how, known, targets) for name, how in settings.items()]
     return EvalData(
         tasks=tasks,

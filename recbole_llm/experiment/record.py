@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _VERSIONED = ("recbole", "torch", "numpy", "scipy", "pandas")
 
 
@@ -114,7 +115,7 @@ def code_hash() -> str:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
         digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
     return digest.hexdigest()

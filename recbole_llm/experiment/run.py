@@ -105,10 +105,12 @@ def _run(config, folder: Path, say) -> RunResult:
     with clock("train"):
         trainer = training.fit(loader, valid, resume=config["resume"], show_progress=config["show_progress"])
     trainer._save_checkpoint(training.results[-1].best_epoch - 1, saved_model_file=str(folder / BEST_FILE))
+    if hasattr(model, "expert_usage"):
+        model.expert_usage()  # drops what validations counted: the record is about the test rows and the final weights
     with clock("test"):
         test = eval_data(config, data, "test")
         if isinstance(test, EvalData):
-            fold_in(model, test.known_dataset) if _scores_by_user_rows(config) else None
+            fold_in(model, test.known_dataset()) if _scores_by_user_rows(config) else None
         metrics = dict(trainer.evaluate(test, load_best_model=False))
     if isinstance(test, EvalData):
         _write_per_user(folder / PER_USER_FILE, data, trainer.last_results)

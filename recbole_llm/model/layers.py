@@ -154,3 +154,9 @@ def causal_mean(values: Tensor, mask: Tensor) -> Tensor:
     """
     weight = mask.to(values.dtype).view(*mask.shape, *([1] * (values.dim() - 2)))
     return (values * weight).cumsum(1) / weight.cumsum(1).clamp(min=1.0)
+
+
+def standardised(scores: Tensor) -> Tensor:
+    """Zero mean and unit variance over the real items of each row. [B, N] -> [B, N]."""
+    real = scores[:, 1:]
+    return (scores - real.mean(1, keepdim=True)) / real.std(1, keepdim=True).clamp(min=1e-8)

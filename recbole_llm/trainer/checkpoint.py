@@ -33,13 +33,14 @@ def to_plain(value: Any) -> Any:
         }
     if isinstance(value, np.matrix):
         return {"__kind__": "matrix", "data": torch.from_numpy(np.asarray(value).copy())}
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return {"__kind__": "array", "data": torch.from_numpy(value.copy())}
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, (torch.Tensor, str, int, float, bool)):
         return value
-    raise CheckpointError(f"a checkpoint cannot hold a {type(value).__name__}; make it a tensor or plain data")
+    what = f"{type(value).__name__}{f' of {value.dtype}' if isinstance(value, np.ndarray) else ''}"
+    raise CheckpointError(f"a checkpoint cannot hold a {what}; make it a tensor or plain data")
 
 
 def from_plain(value: Any) -> Any:
@@ -57,17 +58,22 @@ def from_plain(value: Any) -> Any:
         parts = tuple(value[k].numpy() for k in ("data", "indices", "indptr"))
         return sp.csr_matrix(parts, shape=tuple(value["shape"])).asformat(value["format"])
     array = value["data"].numpy()
-    return np.asmatrix(array) if kind == "matrix" else array
+    return array.view(np.matrix) if kind == "matrix" else array
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint so that a reader sees the old file or the new one, never a part of it."""
+    plain = {"format": FORMAT, **to_plain(state)}
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save({"format": FORMAT, **to_plain(state)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(plain, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -61,8 +61,15 @@ class EvalData:
                     scores[k : k + len(part)].view(-1)[j : j + len(piece)] = model.predict(piece).float().cpu().view(-1)
             return scores
 
-        try:
-            full(np.arange(1))
-        except NotImplementedError:
-            return pairs
-        return full
+        only_pairs = False
+
+        def score(rows: np.ndarray) -> Tensor:
+            nonlocal only_pairs
+            if not only_pairs:
+                try:
+                    return full(rows)
+                except NotImplementedError:
+                    only_pairs = True
+            return pairs(rows)
+
+        return score

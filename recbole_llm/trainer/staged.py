@@ -4,7 +4,7 @@ A model offers ``parameter_groups() -> {name: parameters}`` and, if its losses d
 ``set_stage(name)``. Models without groups, RecBole's own among them, train in one stage.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -64,6 +64,8 @@ def stages_of(config) -> list[Stage]:
     Raises:
         ConfigError: naming the stage and key that is missing, unknown or of the wrong kind.
     """
+    if config["eval_step"] < 1:
+        raise ConfigError("eval_step must be at least 1: a stage is chosen by its validations")
     if not config["stages"]:
         groups = {"all": float(config["learning_rate"])}
         return [Stage("train", groups, int(config["epochs"]), int(config["stopping_step"]))]
@@ -75,17 +77,23 @@ def stages_of(config) -> list[Stage]:
         unknown = set(entry) - {"name", "groups", "epochs", "patience"}
         if unknown:
             raise ConfigError(f"stages[{k}] ({entry['name']}) has an unknown key '{min(unknown)}'")
+        name, groups = str(entry["name"]), entry["groups"]
+        if not isinstance(groups, Mapping) or not groups:
+            raise ConfigError(f"stage {name}: groups must map parameter groups to learning rates, not {groups!r}")
         epochs = entry.get("epochs", per_stage[k] if per_stage and k < len(per_stage) else config["epochs"])
         patience = entry.get("patience", config["patience"] if config["patience"] is not None else 5)
-        groups = {name: _rate(config, rate, entry["name"]) for name, rate in entry["groups"].items()}
-        stages.append(Stage(str(entry["name"]), groups, int(epochs), int(patience)))
+        for key, value in (("epochs", epochs), ("patience", patience)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ConfigError(f"stage {name}: {key} must be a whole number of at least 0, not {value!r}")
+        rates = {group: _rate(config, rate, name) for group, rate in groups.items()}
+        stages.append(Stage(name, rates, epochs, patience))
     return stages
 
 
 def _rate(config, rate: float | str, stage: str) -> float:
     """A learning rate, given as a number or as the name of the key that holds it."""
     value = config[rate] if isinstance(rate, str) else rate
-    if not isinstance(value, (int, float)) or value <= 0:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
         raise ConfigError(f"stage {stage}: learning rate {rate!r} is not a number > 0 nor a key that holds one")
     return float(value)
 
@@ -200,7 +208,8 @@ class StagedTraining:
 
         trainer.after_epoch = after_epoch
         stopped = trainer.cur_step > trainer.stopping_step  # RecBole's own rule
-        if trainer.optimizer is None:  # closed form: solved when it was built
+        untrained = trainer.epochs == 0 and start_valid is None
+        if trainer.optimizer is None or untrained:  # closed form is solved when it is built
             trainer.best_valid_score, trainer.best_valid_result = trainer._valid_epoch(valid)
             trainer._save_checkpoint(-1)
         elif not stopped and trainer.start_epoch < trainer.epochs:

@@ -19,7 +19,9 @@ def write(root: Path, rows: list[tuple], header: str = INTER, items: list[str] =
     folder.mkdir()
     (folder / "toy.inter").write_text("\n".join([header, *("\t".join(map(str, row)) for row in rows)]) + "\n")
     if items:
-        (folder / "toy.item").write_text("\n".join(["item_id:token\tyear:token", *(f"{i}\t1990" for i in items)]) + "\n")
+        (folder / "toy.item").write_text(
+            "\n".join(["item_id:token\tyear:token", *(f"{i}\t1990" for i in items)]) + "\n"
+        )
     if users:
         (folder / "toy.user").write_text("\n".join(["user_id:token\tage:float", *(f"{u}\t30" for u in users)]) + "\n")
     return root
@@ -115,7 +117,9 @@ class TestHistories:
         user, item = (data.base.field2id_token[name] for name in ("user_id", "item_id"))
         return {
             user[u]: [item[i] for i in items[:n].tolist()]
-            for u, items, n in zip(inputs["user_id"].tolist(), inputs["item_id_list"], inputs["item_length"], strict=True)
+            for u, items, n in zip(
+                inputs["user_id"].tolist(), inputs["item_id_list"], inputs["item_length"], strict=True
+            )
         }
 
     def test_the_last_known_rows_in_time_order(self, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 from torch import nn
 
-from recbole_llm.model.layers import CausalBlock, CausalEncoder, Dropout, causal_mean, last_state, whiten
+from recbole_llm.model.layers import CausalBlock, CausalEncoder, Dropout, causal_mean, last_state, standardised, whiten
 
 
 class TestCausalBlock:
@@ -66,6 +66,12 @@ class TestCausalEncoder:
 def test_last_state_reads_by_length():
     states = torch.arange(24.0).view(2, 4, 3)
     assert last_state(states, torch.tensor([1, 3])).tolist() == [[0, 1, 2], [18, 19, 20]]
+
+
+def test_standardised_leaves_the_pad_column_out():
+    scores = torch.tensor([[1e6, 1.0, 2.0, 3.0], [0.0, 5.0, 5.0, 5.0]])
+    out = standardised(scores)
+    assert out[0, 1:].tolist() == pytest.approx([-1.0, 0.0, 1.0]) and not out[1, 1:].any()
 
 
 class TestWhiten:

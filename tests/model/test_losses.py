@@ -68,7 +68,9 @@ class TestSampledInfoNCE:
         positive = (queries[:1] * items[targets[:1]]).sum(-1)
         log_q = math.log(5 / (N - 2))
         negatives = (queries[:1] @ items[others].T - log_q).exp().sum(1)  # nothing added for the masked one
-        torch.testing.assert_close(sampled(*row, with_target), (-torch.log(positive.exp() / (positive.exp() + negatives))).mean())
+        torch.testing.assert_close(
+            sampled(*row, with_target), (-torch.log(positive.exp() / (positive.exp() + negatives))).mean()
+        )
 
     def test_the_correction_makes_the_denominator_that_of_the_full_softmax_on_average(self, tensors):
         queries, items, targets = tensors

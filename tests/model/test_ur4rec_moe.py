@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 from contract import SequentialContract, total
 from recbole.data.interaction import Interaction
-from synthetic import FACETS, SMALL_UR4REC, write_cycle
+from synthetic import FACETS, SMALL_UR4REC, cycle_settings, write_cycle
 
+from recbole_llm.config import build_config
 from recbole_llm.errors import ConfigError
-from recbole_llm.experiment.data import build_data, train_loader
+from recbole_llm.experiment.data import build_data, eval_data, train_loader
+from recbole_llm.model.layers import standardised
 from recbole_llm.model.sequential.ur4rec_moe import UR4RecMoE
+from recbole_llm.registry import resolve_model
 
 
 class TestUR4RecMoE(SequentialContract):
@@ -33,6 +36,36 @@ class TestFlatWithFixedFusion(SequentialContract):
         "substitute_rate": 0.05,
     }
     steps = 150
+
+
+class TestWithScoreHeads(SequentialContract):
+    model = "UR4RecMoE"
+    config = SMALL_UR4REC | {"score_heads": {"markov": 0.5, "ease": 0.3}, "markov_window": 4}
+    steps = 40
+
+    def test_heads_are_added_to_the_standardised_score(self, fitted, folder):
+        config, data, model, _ = fitted
+        _, _, plain = self.build(folder, score_heads={})
+        plain.load_state_dict(model.state_dict())
+        inputs = self.inputs(config, data)
+        with torch.no_grad():
+            difference = model.full_sort_predict(inputs) - standardised(plain.eval().full_sort_predict(inputs))
+        settings = {"markov_decay": config["markov_decay"], "markov_norm": config["markov_norm"], "markov_window": 4}
+        expected = 0.0
+        for name, weight in (("Markov", 0.5), ("EASEMarkov", 0.3)):
+            own = cycle_settings(folder) | settings | {"MAX_ITEM_LIST_LENGTH": 20}
+            if name == "EASEMarkov":
+                own |= {"ease_weight": 1.0, "reg_weight": config["reg_weight"]}
+            other = build_config(name, "cycle", (), own, ())
+            whole = build_data(other)
+            baseline = resolve_model(name)(other, whole.train)
+            scores = baseline.full_sort_predict(eval_data(other, whole, "valid").inputs)
+            expected = expected + weight * standardised(scores)
+        torch.testing.assert_close(difference, expected, rtol=1e-4, atol=1e-4)
+
+    def test_an_unknown_head_is_named(self, folder):
+        with pytest.raises(ConfigError, match="score_heads names 'knn'; choose from markov, ease"):
+            self.build(folder, score_heads={"knn": 1.0})
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +179,7 @@ SWITCHES = {
     "ids alone in the backbone": ({"item_text_dim": 0}, {"user", "description", "visual"}),
     "flat": ({"moe": "flat"}, {"user", "description", "visual"}),
     "sparse gates": ({"expert_top_k": 2}, {"user", "description", "visual"}),
-    "full cross-entropy": ({"num_negatives": None}, {"user", "description", "visual"}),
+    "full cross-entropy": ({"sasrec_loss": "ce"}, {"user", "description", "visual"}),
     "no auxiliary loss": ({"contrastive_weight": 0.0, "alignment_weight": 0.0, "load_balance_weight": 0.0}, None),
 }
 
@@ -242,7 +275,7 @@ class TestCausality:
     @pytest.mark.parametrize("stage", ["pretrain_sasrec", "pretrain_retriever"])
     def test_training_scores_each_position_as_its_prefix_alone_is_scored(self, built, stage):
         """So no position sees its target or anything later, in the backbone as in the retriever."""
-        config, data, model, batch = built(num_negatives=100)
+        config, data, model, batch = built(sasrec_loss="ce", num_negatives=100)
         model.double().eval()
         model.set_stage(stage)
         losses = model.calculate_loss(batch)

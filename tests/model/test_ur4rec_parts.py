@@ -102,11 +102,10 @@ class TestModality:
 
 
 class TestFusionOfScores:
-    def test_standardise_is_mean_and_deviation_over_real_items(self):
+    def test_standardise_is_mean_and_deviation_of_the_scores(self):
         generator = torch.Generator().manual_seed(0)
         user, items = torch.randn(4, 6, generator=generator), torch.randn(30, 6, generator=generator) + 1.0
-        items[0] = 100.0  # [PAD] does not count
-        scores = user @ items[1:].T
+        scores = user @ items.T
         mean, std = standardise(user, items)
         torch.testing.assert_close(mean[:, 0], scores.mean(1), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(std[:, 0], scores.std(1, correction=0), rtol=1e-5, atol=1e-5)
@@ -115,17 +114,17 @@ class TestFusionOfScores:
         mean, std = standardise(torch.randn(2, 3), torch.ones(10, 3))
         assert (std > 0).all() and torch.isfinite(1 / std).all()
 
-    def test_any_number_of_heads(self):
+    def test_any_number_of_scores(self):
         generator = torch.Generator().manual_seed(1)
-        heads, expected = [], 0.0
+        parts, expected = [], 0.0
         for width, weight in ((3, 0.2), (5, torch.tensor([[0.5], [-1.0]])), (2, 0.3)):
             user, items = (torch.randn(n, width, generator=generator, dtype=torch.float64) for n in (2, 9))
-            heads.append((user, items, weight))
+            parts.append((user, items, weight, standardise(user, items[1:])))
             scores = user @ items.T
             real = scores[:, 1:]
             z = (scores - real.mean(1, keepdim=True)) / real.std(1, keepdim=True, correction=0)
             expected = expected + weight * z
-        user, items = ScoreFusion("fixed", 4, 4, 0.6)(heads)
+        user, items = ScoreFusion("fixed", 4, 4, 0.6)(parts)
         torch.testing.assert_close(user @ items.T, expected)
 
 

@@ -39,12 +39,12 @@ class TestStages:
         model.zero_grad(set_to_none=True)
         total(model.calculate_loss(batch)).backward()
         return {
-            name: None if p.grad is None or not p.grad.any() else p.grad.clone()
-            for name, p in model.named_parameters()
+            name: None if p.grad is None or not p.grad.any() else p.grad.clone() for name, p in model.named_parameters()
         }
 
     def test_each_stage_trains_what_it_says(self, folder):
-        config, data, model = Small.build(folder, num_negatives=100)  # all items: nothing hangs on the draw
+        # all items are negatives, so that nothing hangs on the draw
+        config, data, model = Small.build(folder, sasrec_loss="ce", num_negatives=100)
         batch = next(iter(train_loader(config, data)))
         torch.nn.init.normal_(model.fusion.gate[-1].weight)
         retriever = {n for n, _ in model.named_parameters() if n.startswith(("retriever.", "fusion."))}
@@ -96,6 +96,7 @@ def test_the_placebo_loses_what_features_tell(tmp_path, item_text_dim, steps):
             "item_text_dim": item_text_dim,
             "MAX_ITEM_LIST_LENGTH": 10,
             "chunk_batch_size": 32,
+            "retriever_chunks": 32,
             "use_gpu": False,
         }
         config = build_config("UR4RecMoE", "clusters", (), settings, ())

@@ -6,6 +6,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from recbole_llm.model.layers import standardised
 from recbole_llm.model.sequential.markov import Markov
 
 
@@ -53,9 +54,4 @@ class EASEMarkov(Markov):
         rows = torch.zeros(len(item_seq), self.n_items, device=item_seq.device).scatter_(1, item_seq, 1.0)
         rows[:, 0] = 0.0
         markov = super().full_sort_predict(interaction)
-        return self.ease_weight * _standardise(rows @ self.similarity) + (1 - self.ease_weight) * _standardise(markov)
-
-
-def _standardise(scores: Tensor) -> Tensor:
-    real = scores[:, 1:]
-    return (scores - real.mean(1, keepdim=True)) / real.std(1, keepdim=True).clamp(min=1e-8)
+        return self.ease_weight * standardised(rows @ self.similarity) + (1 - self.ease_weight) * standardised(markov)

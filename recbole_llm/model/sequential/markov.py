@@ -32,6 +32,27 @@ def transitions(users: np.ndarray, items: np.ndarray, n_items: int, window: int,
     return total
 
 
+def normalise(counts: sp.csr_matrix, items: np.ndarray, norm: str) -> np.ndarray:
+    """Counts tamed by popularity: ``row`` (rows sum to 1), ``cosine`` (by the roots of both items' counts), ``none``.
+
+    Args:
+        counts: [N, N]; items: the interactions' item ids. [n] int64.
+    Returns:
+        [N, N] float32.
+    Raises:
+        ConfigError: on another norm.
+    """
+    n_items = counts.shape[0]
+    if norm == "row":
+        counts = sp.diags(1.0 / np.maximum(np.asarray(counts.sum(1)).ravel(), 1e-9)) @ counts
+    elif norm == "cosine":
+        scale = sp.diags(1.0 / np.sqrt(np.maximum(np.bincount(items, minlength=n_items), 1)))
+        counts = scale @ counts @ scale
+    elif norm != "none":
+        raise ConfigError(f"markov_norm is '{norm}'; choose row, cosine or none")
+    return counts.toarray().astype(np.float32)
+
+
 def history_weights(item_seq: Tensor, item_seq_len: Tensor, n_items: int, window: int, decay: float) -> Tensor:
     """Each item's weight in a history: decay^p for the p-th last item, p < window. [B, L] -> [B, N] float32."""
     steps_back = item_seq_len[:, None] - 1 - torch.arange(item_seq.shape[1], device=item_seq.device)
@@ -58,15 +79,8 @@ class Markov(SequentialRecommender):
         inter = dataset.inter_feat
         users, items = inter[dataset.uid_field].numpy(), inter[dataset.iid_field].numpy()
         counts = transitions(users, items, self.n_items, self.window, self.decay)
-        norm = config["markov_norm"]
-        if norm == "row":
-            counts = sp.diags(1.0 / np.maximum(np.asarray(counts.sum(1)).ravel(), 1e-9)) @ counts
-        elif norm == "cosine":
-            scale = sp.diags(1.0 / np.sqrt(np.maximum(np.bincount(items, minlength=self.n_items), 1)))
-            counts = scale @ counts @ scale
-        elif norm != "none":
-            raise ConfigError(f"markov_norm is '{norm}'; choose row, cosine or none")
-        self.register_buffer("transition", torch.from_numpy(counts.toarray().astype(np.float32)), persistent=False)
+        transition = torch.from_numpy(normalise(counts, items, config["markov_norm"]))
+        self.register_buffer("transition", transition, persistent=False)
 
     def full_sort_predict(self, interaction) -> Tensor:
         """Scores of all items. [B, N] float32."""

@@ -12,13 +12,12 @@ def standardise(user: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of ``user @ items.T`` over all real items, without forming it.
 
     Args:
-        user: [M, D]; items: [N, D], row 0 = [PAD], left out.
+        user: [M, D]; items: the real items, or a uniform sample of them, [PAD] left out. [K, D].
     Returns:
         mean [M, 1], standard deviation [M, 1] (> 0).
     """
-    real = items[1:]
-    centre = real.mean(0)
-    covariance = (real - centre).T @ (real - centre) / len(real)
+    centre = items.mean(0)
+    covariance = (items - centre).T @ (items - centre) / len(items)
     variance = ((user @ covariance) * user).sum(-1, keepdim=True)
     return (user @ centre)[:, None], variance.clamp(min=1e-8).sqrt()
 
@@ -46,17 +45,16 @@ class ScoreFusion(nn.Module):
             return torch.full_like(state[:, :1], self.retriever_weight)
         return torch.tanh(self.gate(torch.cat([state, user], -1)))
 
-    def forward(self, heads: list[tuple[Tensor, Tensor, Tensor | float]]) -> tuple[Tensor, Tensor]:
+    def forward(self, parts: list[tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
         """Stack weighted, standardised inner-product scores into one.
 
         Args:
-            heads: (user [M, D_k], items [N, D_k], weight [M, 1] or float) of each score.
+            parts: (user [M, D_k], items [K, D_k], weight [M, 1], (mean, standard deviation) [M, 1]) of each score.
         Returns:
-            user [M, sum D_k + 1] and items [N, sum D_k + 1] whose inner product is the fused score.
+            user [M, sum D_k + 1] and items [K, sum D_k + 1] whose inner product is the fused score.
         """
         users, tables, offset = [], [], 0.0
-        for user, items, weight in heads:
-            mean, std = standardise(user, items)
+        for user, items, weight, (mean, std) in parts:
             users.append(user * (weight / std))
             tables.append(items)
             offset = offset - weight * mean / std

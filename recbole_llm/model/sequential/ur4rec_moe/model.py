@@ -8,7 +8,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_llm.errors import ConfigError
-from recbole_llm.model.layers import CausalEncoder, last_state, whiten
+from recbole_llm.model.layers import CausalEncoder, last_state, standardised, whiten
 from recbole_llm.model.losses import (
     full_cross_entropy,
     in_batch_info_nce,
@@ -17,7 +17,8 @@ from recbole_llm.model.losses import (
     shared_negatives,
 )
 from recbole_llm.model.sequential.ur4rec_moe.augment import augment, similar_items
-from recbole_llm.model.sequential.ur4rec_moe.fusion import ScoreFusion
+from recbole_llm.model.sequential.ur4rec_moe.fusion import ScoreFusion, standardise
+from recbole_llm.model.sequential.ur4rec_moe.heads import ScoreHeads
 from recbole_llm.model.sequential.ur4rec_moe.retriever import Retriever
 
 MODALITIES = {"user": "user_facets", "description": "item_facets", "visual": "visual_facets"}
@@ -48,8 +49,12 @@ class UR4RecMoE(SequentialRecommender):
         self.loss_weights = {
             name: config[f"{name}_weight"] for name in ("contrastive", "alignment", "load_balance", "fused")
         }
+        if config["sasrec_loss"] not in ("ce", "infonce"):
+            raise ConfigError(f"sasrec_loss is '{config['sasrec_loss']}'; choose ce or infonce")
+        self.full_softmax = config["sasrec_loss"] == "ce"
         self.rates = tuple(config[f"{name}_rate"] for name in ("mask", "reorder", "substitute"))
         self.rerank_topk = config["rerank_topk"]
+        self.retriever_chunks = config["retriever_chunks"]
         self.stage = "end_to_end"
 
         self.item_embedding = nn.Embedding(self.n_items, width, padding_idx=0)
@@ -64,7 +69,7 @@ class UR4RecMoE(SequentialRecommender):
             config["sasrec_num_heads"],
             config["sasrec_inner_dim"],
             config["sasrec_dropout"],
-            config["sasrec_dropout"],
+            config["sasrec_attn_dropout"],
         )
 
         modalities = self._modalities(config, dataset)
@@ -81,6 +86,7 @@ class UR4RecMoE(SequentialRecommender):
             dropout=config["retriever_dropout"],
             top_k=config["expert_top_k"],
         )
+        self.heads = ScoreHeads(config["score_heads"] or {}, config, dataset, self.n_items)
         self.fusion = ScoreFusion(config["fusion"], width, config["gate_dim"], config["retriever_weight"])
         self._frozen: tuple[int, dict] | None = None  # item side of the current weights, kept between eval batches
         self._usage: dict[str, list[Tensor]] = {}
@@ -192,12 +198,24 @@ class UR4RecMoE(SequentialRecommender):
             losses.append(self._softmax_loss(queries, self._with_bias(vectors), targets))
         if self.stage == "pretrain_sasrec":
             return losses[0]
+        # the retriever's losses look at the first chunks of the (shuffled) batch: its experts cost most of a step
+        rows = slice(self.retriever_chunks)
+        m = int(real[rows].sum())
+        states, queries, targets = states[:m], queries[:m], targets[:m]
         if self.stage != "end_to_end":  # the retriever reads the backbone, but does not train it
             vectors, states, queries = vectors.detach(), states.detach(), queries.detach()
-        return tuple(losses + self._retriever_losses(item_seq, real, targets, vectors, states, queries))
+        return tuple(losses + self._retriever_losses(item_seq[rows], real[rows], targets, vectors, states, queries))
 
     def _retriever_losses(self, item_seq, real, targets, vectors, states, queries) -> list[Tensor]:
-        item_side = self.retriever.items(vectors)
+        """InfoNCE of the retriever's and of the fused score, contrastive, alignment and load-balance losses.
+
+        The item side is computed for the step's targets and negatives only; the fused score's standardisation of the
+        retriever is estimated on the negatives, a uniform sample of the catalogue.
+        """
+        negatives = shared_negatives(self.n_items, self.num_negatives).to(targets.device)
+        ids, place = torch.cat([negatives, targets]).unique(return_inverse=True)
+        neg, pos = place[: len(negatives)], place[len(negatives) :]  # rows of the negatives and of the targets in ids
+        item_side = self.retriever.items(F.embedding(ids, vectors), ids)
         tokens = present = None
         if "user" in self.facet_names:
             tokens, present = self.retriever.user_tokens(item_seq)
@@ -205,31 +223,34 @@ class UR4RecMoE(SequentialRecommender):
             tokens, present = tokens[:, flat], present[flat]
         r_u, o_u, user_gates = self.retriever.users(states, tokens, present)
         user, items = F.normalize(r_u, dim=-1) / self.temperature, F.normalize(item_side["f"], dim=-1)
-        negatives = shared_negatives(self.n_items, self.num_negatives or self.n_items).to(targets.device)
+        table = self._with_bias(vectors)
 
-        def sampled(query: Tensor, table: Tensor) -> Tensor:
-            positives = (query * F.embedding(targets, table)).sum(-1)
-            return sampled_info_nce(positives, query @ table[negatives].T, targets, negatives, self.n_items)
+        def sampled(query: Tensor, rows: Tensor) -> Tensor:
+            positives = (query * F.embedding(pos, rows)).sum(-1)
+            return sampled_info_nce(positives, query @ rows[neg].T, targets, negatives, self.n_items)
 
         losses = [sampled(user, items)]
         weight = self.fusion.weight(states, r_u)
-        fused_user, fused_items = self.fusion([(queries, self._with_bias(vectors), 1 - weight), (user, items, weight)])
+        backbone, retriever = standardise(queries, table[1:]), standardise(user, items[neg])
+        fused_user, fused_items = self.fusion(
+            [(queries, F.embedding(ids, table), 1 - weight, backbone), (user, items, weight, retriever)]
+        )
         losses.append(self.loss_weights["fused"] * sampled(fused_user * self.fusion.log_scale.exp(), fused_items))
         if o_u is not None and self.loss_weights["contrastive"]:
-            in_batch = torch.randperm(len(targets), device=targets.device)[: self.num_negatives or 512]
-            contrast = in_batch_info_nce(o_u[in_batch], items[targets[in_batch]], targets[in_batch], self.temperature)
+            some = torch.randperm(len(targets), device=targets.device)[: self.num_negatives]
+            contrast = in_batch_info_nce(o_u[some], F.embedding(pos[some], items), targets[some], self.temperature)
             losses.append(self.loss_weights["contrastive"] * contrast)
         if {"description", "visual"} <= set(item_side["outputs"]) and self.loss_weights["alignment"]:
             both = item_side["present"].all(1).nonzero()[:, 0]
-            ids = both[torch.randperm(len(both), device=both.device)[: self.num_negatives or 512]]
-            text, visual = item_side["outputs"]["description"][ids], item_side["outputs"]["visual"][ids]
-            losses.append(self.loss_weights["alignment"] * in_batch_info_nce(text, visual, ids, self.temperature))
-        gates = [g[1:] for g in item_side["gates"].values()] + ([] if user_gates is None else [user_gates])
+            some = both[torch.randperm(len(both), device=both.device)[: self.num_negatives]]
+            text, visual = item_side["outputs"]["description"][some], item_side["outputs"]["visual"][some]
+            losses.append(self.loss_weights["alignment"] * in_batch_info_nce(text, visual, ids[some], self.temperature))
+        gates = [*item_side["gates"].values()] + ([] if user_gates is None else [user_gates])
         losses.append(self.loss_weights["load_balance"] * sum(load_balance(g) for g in gates))
         return losses
 
     def _softmax_loss(self, queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-        if not self.num_negatives:
+        if self.full_softmax:
             return full_cross_entropy(queries, items, targets)
         negatives = shared_negatives(self.n_items, self.num_negatives).to(targets.device)
         positives = (queries * F.embedding(targets, items)).sum(-1)
@@ -269,19 +290,28 @@ class UR4RecMoE(SequentialRecommender):
         self._count_usage(item_side["gates"], gates)
         weight = self.fusion.weight(state, r_u)
         user, items = F.normalize(r_u, dim=-1) / self.temperature, F.normalize(item_side["f"], dim=-1)
-        fused = self.fusion([(queries, table, 1 - weight), (user, items, weight)])
+        fused = self.fusion(
+            [
+                (queries, table, 1 - weight, standardise(queries, table[1:])),
+                (user, items, weight, standardise(user, items[1:])),
+            ]
+        )
         return *fused, {"f": item_side["f"], "r_u": r_u, "o_u": o_u, "weight": weight, "user": user, "items": items}
 
     def full_sort_predict(self, interaction) -> Tensor:
         """Fused scores of all items. [B, N] float32."""
         user, items, parts = self.score_vectors(interaction)
         scores = user @ items.T
+        if self.heads.weights:
+            fields = interaction.interaction if hasattr(interaction, "interaction") else interaction
+            item_seq, lengths = fields[self.ITEM_SEQ], fields[self.ITEM_SEQ_LEN]
+            scores = standardised(scores) + self.heads(item_seq, lengths, fields.get(self.USER_ID))
         return self._rerank(scores, parts) if self.rerank_topk and parts else scores
 
     def predict(self, interaction) -> Tensor:
         """Fused scores of the given (history, item) pairs. [B] float32."""
         item = interaction[self.ITEM_ID]
-        if self.rerank_topk and self.stage != "pretrain_sasrec":  # who is in the top K depends on all items
+        if self.heads.weights or self.rerank_topk:  # both depend on the scores of all items
             return self.full_sort_predict(interaction).gather(1, item[:, None])[:, 0]
         user, items, _ = self.score_vectors(interaction)
         return (user * items[item]).sum(-1)

@@ -52,8 +52,8 @@ class SubExperts(nn.Module):
         q = self.query(query.expand(n_experts, -1, -1)).view(n_experts, n_rows, heads, head_size)
         kv = self.key_value(tokens.reshape(n_experts, n_rows * n_tokens, width))
         k, v = kv.view(n_experts, n_rows, n_tokens, 2, heads, head_size).unbind(3)  # [E, M, S, heads, D / heads]
-        logits = (q[:, :, None] * k).sum(-1) / math.sqrt(head_size)  # [E, M, S, heads]
-        mixed = (logits.softmax(2)[..., None] * v).sum(2).reshape(n_experts, n_rows, width)
+        logits = torch.einsum("emhd,emshd->emhs", q, k) / math.sqrt(head_size)
+        mixed = torch.einsum("emhs,emshd->emhd", logits.softmax(-1), v).reshape(n_experts, n_rows, width)
         x = query + self.dropout(self.attn_out(mixed))  # [E, M, D]
         x = F.layer_norm(x, (width,)) * self.norm_weight + self.norm_bias
         return self.ffn_out(self.dropout(F.gelu(self.ffn_in(x))))

@@ -28,11 +28,12 @@ class FacetTokens(nn.Module):
             self.register_buffer(f"facet_{k}", x, persistent=False)
         self.register_buffer("present", torch.stack([p for _, p in facets], 1), persistent=False)  # [N, E]
 
-    def forward(self) -> Tensor:
-        """Tokens of all items; a missing facet has the zero embedding, and ``present`` is False. [E, N, S, D]."""
+    def forward(self, ids: Tensor | None = None) -> Tensor:
+        """Tokens of the items ``ids`` [n] (None: all); a missing facet has the zero embedding. [E, n, S, D]."""
+        facets = [getattr(self, f"facet_{k}") for k in range(len(self.views))]
         tokens = [
-            view(getattr(self, f"facet_{k}")).view(-1, self.n_tokens, self.hidden_size)
-            for k, view in enumerate(self.views)
+            view(x if ids is None else x[ids]).view(-1, self.n_tokens, self.hidden_size)
+            for view, x in zip(self.views, facets, strict=True)
         ]
         return torch.stack(tokens) + self.position[:, None]
 
@@ -71,19 +72,20 @@ class Retriever(nn.Module):
         self.cross = CrossModalGate(len(self.item_names), hidden_size, gate_size)
         self.memory = PreferenceMemory(hidden_size, n_heads, num_proxies, dropout)
 
-    def items(self, item_vectors: Tensor) -> dict[str, Tensor | dict[str, Tensor]]:
-        """Item side for the whole catalogue.
+    def items(self, item_vectors: Tensor, ids: Tensor | None = None) -> dict[str, Tensor | dict[str, Tensor]]:
+        """Item side of n items.
 
         Args:
-            item_vectors: the backbone's item vectors, the experts' queries. [N, D].
+            item_vectors: the backbone's item vectors, the experts' queries. [n, D].
+            ids: whose they are, [n] int64; None: the whole catalogue.
         Returns:
-            ``f`` [N, D]; ``outputs`` {modality: [N, D]}; ``gates`` {modality: [N, E], "item": [N, modalities]};
-            ``present`` [N, modalities] bool.
+            ``f`` [n, D]; ``outputs`` {modality: [n, D]}; ``gates`` {modality: [n, E], "item": [n, modalities]};
+            ``present`` [n, modalities] bool.
         """
         outputs, gates, present = {}, {}, []
         for name in self.item_names:
-            here = self.tokens[name].present
-            outputs[name], gates[name] = self.moe[name](item_vectors, self.tokens[name](), here)
+            here = self.tokens[name].present if ids is None else self.tokens[name].present[ids]
+            outputs[name], gates[name] = self.moe[name](item_vectors, self.tokens[name](ids), here)
             present.append(here.any(1))
         present = torch.stack(present, 1)
         fused, gates["item"] = self.cross(item_vectors, list(outputs.values()), present)
