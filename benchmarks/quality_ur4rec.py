@@ -2,11 +2,11 @@
 
     python benchmarks/quality_ur4rec.py [--seeds 5] [--protocols loo-full,loo-cand100] [--jobs 2] [--readme] [--json]
 
-Every row sees the same split, candidates and masking. Closed-form models are chosen from a grid by validation; trained
-models run their YAML's configuration with each seed. The test split is read once a run, after that choice. Records go to
-benchmarks/results/quality_ur4rec.jsonl as they end: a run is skipped while the record's configuration and code hashes
-are the current ones, so a broken-off benchmark goes on where it stopped. The summary (mean and standard deviation over
-seeds, paired tests over users with Holm's correction) goes to benchmarks/results/quality_ur4rec.json.
+Every row sees the same split, candidates and masking. Closed-form models are chosen from a grid by validation;
+trained models run their YAML's configuration with each seed. The test split is read once a run, after that choice.
+Records go to benchmarks/results/quality_ur4rec.jsonl as they end: a run is skipped while the record's configuration and
+code hashes are the current ones, so a broken-off benchmark goes on where it stopped. The summary (mean and standard
+deviation over seeds, paired tests over users with Holm's correction) goes to benchmarks/results/quality_ur4rec.json.
 """
 
 import argparse
@@ -282,9 +282,10 @@ def table(summary: dict) -> str:
             )
         parts.append("")
     parts.append(
-        "Mean ± standard deviation over seeds (closed-form models: one, chosen from a grid by validation); p: paired t-test over "
-        f"users of {summary['reference']}'s NDCG@10 against the row, seeds averaged first, Holm-corrected. "
-        "ml-100k's rating times partly follow the order in which the site presented films, which is why Markov is strong. "
+        "Mean ± standard deviation over seeds (closed-form models: one, chosen from a grid by validation); p: paired "
+        f"t-test over users of {summary['reference']}'s NDCG@10 against the row, seeds averaged first, Holm-corrected. "
+        "ml-100k's rating times partly follow the order in which the site presented films, which is why Markov is "
+        "strong. "
         "Made by `python benchmarks/quality_ur4rec.py --readme` from benchmarks/results/quality_ur4rec.jsonl."
     )
     return "\n".join(parts)

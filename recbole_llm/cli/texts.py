@@ -26,7 +26,7 @@ examples
   python run_recbole_llm.py -m SASRec -d ml-100k --epochs=5 --seed 1      any model of RecBole, any of its settings
   python run_recbole_llm.py -m EASE -d ml-100k --protocol=loo-cand100     another protocol
   python run_recbole_llm.py -m UR4RecMoE -d ml-100k --config_files=UR4RecMoE-large.yaml
-  python run_recbole_llm.py -m UR4RecMoE -d ml-100k '--visual_facets=[]' --json  without the visual modality, result as JSON
+  python run_recbole_llm.py -m UR4RecMoE -d ml-100k '--visual_facets=[]' --json   one modality off, result as JSON
 
 options
   -m, --model NAME          a model of this project or of RecBole

@@ -103,9 +103,8 @@ def _ksr_relations() -> Iterator[Change]:
 
 
 def _no_anomaly_mode() -> Iterator[Change]:
-    import torch
-
     import recbole.model.sequential_recommender.sine  # noqa: F401  # importing any sequential model imports it
+    import torch
 
     torch.autograd.set_detect_anomaly(False)
     return iter(())

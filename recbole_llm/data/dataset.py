@@ -172,7 +172,14 @@ class RecData:
 
 
 def _last_rows(owners: np.ndarray, users: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the last ``length`` entries of each user in ``owners`` (time-ordered inside a user), -1 where there are fewer."""
+    """Positions of each user's last ``length`` entries in ``owners``, in their order; -1 where there are fewer.
+
+    Args:
+        owners: user of each entry, time-ordered inside a user. [m] int64.
+        users: whose entries to find. [n] int64.
+    Returns:
+        index [n, length] int64; how many are real [n] int64.
+    """
     order = np.argsort(owners, kind="stable")
     start = np.searchsorted(owners[order], users, side="left")
     end = np.searchsorted(owners[order], users, side="right")

@@ -27,7 +27,9 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
         seed = int(torch.randint(2**62, ()))
-        draws = torch.frombuffer(bytearray(np.random.Generator(np.random.SFC64(seed)).bytes(x.numel())), dtype=torch.uint8)
+        draws = torch.frombuffer(
+            bytearray(np.random.Generator(np.random.SFC64(seed)).bytes(x.numel())), dtype=torch.uint8
+        )
         return x * (draws < self.kept).view(x.shape).to(x.dtype).mul_(256 / self.kept)
 
 
@@ -46,9 +48,7 @@ class CausalBlock(nn.Module):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
         self.attn_out = nn.Linear(hidden_size, hidden_size)
         self.ffn_norm = nn.LayerNorm(hidden_size)
-        self.ffn = nn.Sequential(
-            nn.Linear(hidden_size, inner_size), nn.GELU(), nn.Linear(inner_size, hidden_size)
-        )
+        self.ffn = nn.Sequential(nn.Linear(hidden_size, inner_size), nn.GELU(), nn.Linear(inner_size, hidden_size))
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

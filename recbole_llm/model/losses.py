@@ -38,7 +38,7 @@ def sampled_info_nce(
         pos_logits: [M] float32.
         neg_logits: [M, K] float32.
         targets: [M] int64.
-        negatives: [K] int64 distinct uniform draws; a draw that equals a row's target is masked (with -inf, before exp).
+        negatives: [K] int64 distinct uniform draws; one that equals a row's target is masked (with -inf, before exp).
         n_items: N, row 0 = [PAD].
     Returns:
         Mean loss, nats.
@@ -64,9 +64,7 @@ def in_batch_info_nce(anchors: Tensor, positives: Tensor, ids: Tensor, temperatu
     logits = F.normalize(anchors, dim=-1) @ F.normalize(positives, dim=-1).T / temperature
     same = ids[:, None] == ids[None, :]
     same.fill_diagonal_(False)
-    return F.cross_entropy(
-        logits.masked_fill(same, -torch.inf), torch.arange(len(logits), device=logits.device)
-    )
+    return F.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(logits), device=logits.device))
 
 
 def load_balance(gates: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from recbole_llm.model.sequential.markov import Markov
 
 
 def ease_weights(users: np.ndarray, items: np.ndarray, n_items: int, reg_weight: float) -> np.ndarray:
-    r"""Item-item weights of EASE: :math:`B_{ij} = -P_{ij} / P_{jj}`, :math:`P = (X^\top X + \lambda I)^{-1}`, diagonal 0.
+    r"""Item-item weights of EASE: :math:`B_{ij} = -P_{ij} / P_{jj}`,
+    :math:`P = (X^\top X + \lambda I)^{-1}`, diagonal 0.
 
     Steck 2019, https://arxiv.org/abs/1905.03375, eq. 8.
 

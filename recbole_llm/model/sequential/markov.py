@@ -56,7 +56,9 @@ def normalise(counts: sp.csr_matrix, items: np.ndarray, norm: str) -> np.ndarray
 def history_weights(item_seq: Tensor, item_seq_len: Tensor, n_items: int, window: int, decay: float) -> Tensor:
     """Each item's weight in a history: decay^p for the p-th last item, p < window. [B, L] -> [B, N] float32."""
     steps_back = item_seq_len[:, None] - 1 - torch.arange(item_seq.shape[1], device=item_seq.device)
-    weight = torch.where((steps_back >= 0) & (steps_back < window), float(decay) ** steps_back.clamp(min=0).float(), 0.0)
+    weight = torch.where(
+        (steps_back >= 0) & (steps_back < window), float(decay) ** steps_back.clamp(min=0).float(), 0.0
+    )
     out = torch.zeros(len(item_seq), n_items, device=item_seq.device)
     return out.scatter_add_(1, item_seq, weight * (item_seq > 0))
 

@@ -115,16 +115,20 @@ class UR4RecMoE(SequentialRecommender):
                     )
                 # one embedding for several experts: each reads it through its own learned views
                 parts = [part for part in parts for _ in range(int(repeat))]
-                names = config["visual_experts"] if modality == "visual" else [
-                    f"{n}_{k}" for n in names for k in range(int(repeat))
-                ]
+                names = (
+                    config["visual_experts"]
+                    if modality == "visual"
+                    else [f"{n}_{k}" for n in names for k in range(int(repeat))]
+                )
             found[modality] = [
                 (torch.from_numpy(whiten(x, p, config["whiten"], config["facet_dim"])), torch.from_numpy(p))
                 for x, p in parts
             ]
             self.facet_names[modality] = names
         if not set(found) - {"user"}:
-            raise ConfigError("UR4RecMoE needs item facets: set item_facets or visual_facets to features of the dataset")
+            raise ConfigError(
+                "UR4RecMoE needs item facets: set item_facets or visual_facets to features of the dataset"
+            )
         return found
 
     @staticmethod
