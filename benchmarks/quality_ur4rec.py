@@ -45,7 +45,7 @@ CLOSED = {
     "Markov": ("Markov", MARKOV_GRID),
     "EASEMarkov": (
         "EASEMarkov",
-        {"reg_weight": [100.0, 200.0, 400.0], "ease_weight": [0.3, 0.4, 0.5, 0.6]}
+        {"reg_weight": [100.0, 200.0], "ease_weight": [0.3, 0.5]}
         | {"markov_decay": [0.8, 0.9], "markov_window": [20, 50], "markov_norm": ["row", "cosine"]},
     ),
 }
