@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_llm.errors import ConfigError
+
 
 class Dropout(nn.Module):
     """Dropout whose mask is cheap on a CPU, where torch draws one random number an element on one core.
@@ -19,6 +21,8 @@ class Dropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p, self.kept = p, 256 - round(256 * p)
+        if not 0 < self.kept <= 256:
+            raise ConfigError(f"dropout is {p}; it must be at least 0 and less than 1")
 
     def forward(self, x: Tensor) -> Tensor:
         """x: any shape -> the same shape, scaled so that the expectation stays."""
@@ -121,20 +125,25 @@ def whiten(features: np.ndarray, present: np.ndarray, method: str, dim: int | No
         method: "none" | "pca" | "zca".
         dim: directions kept; None keeps all.
     Returns:
-        [N, F'] float32 with unit rows where present, zero rows elsewhere; F' = dim for pca, else F.
+        [N, F'] float32 with unit rows where present, zero rows elsewhere; F' = min(dim, F, rows) for pca, else F.
     """
     out_dim = features.shape[1]
     x = features.astype(np.float64)
     x = np.where(present[:, None], x - x[present].mean(0), 0.0)
     if method != "none":
         n, width = int(present.sum()), features.shape[1]
-        variance, directions = np.linalg.eigh(x.T @ x / n)  # ascending
-        order = np.argsort(variance)[::-1][: min(dim or width, width)]
-        variance, directions = variance[order], directions[:, order]
-        weight = width / (n + width)
-        scale = 1.0 / np.sqrt((1 - weight) * variance + weight * np.trace(x.T @ x) / n / width + 1e-12)
+        kept = min(dim or width, width, n)
+        if width <= n:
+            variance, directions = np.linalg.eigh(x.T @ x / n)  # ascending
+            variance, directions = variance[::-1][:kept], directions[:, ::-1][:, :kept]
+        else:  # the same directions from the smaller Gram matrix of the rows
+            variance, weights = np.linalg.eigh(x @ x.T / n)
+            variance, weights = variance[::-1][:kept], weights[:, ::-1][:, :kept]
+            directions = x.T @ weights / np.sqrt(np.maximum(n * variance, 1e-12))
+        shrink = width / (n + width)
+        scale = 1.0 / np.sqrt((1 - shrink) * variance + shrink * np.square(x).sum() / n / width + 1e-12)
         # eigenvectors have a free sign: fix it, so that the same data gives the same features everywhere
-        directions = directions * np.sign(directions[np.abs(directions).argmax(0), np.arange(len(order))])
+        directions = directions * np.sign(directions[np.abs(directions).argmax(0), np.arange(kept)])
         x = (x @ directions) * scale
         if method == "zca":
             x = x @ directions.T

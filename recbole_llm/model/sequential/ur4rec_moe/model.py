@@ -1,6 +1,5 @@
 """UR4RecMoE: all-position SASRec, a mixture-of-experts retriever, and their fused score."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -8,7 +7,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_llm.errors import ConfigError
-from recbole_llm.model.layers import CausalEncoder, last_state, standardised, whiten
+from recbole_llm.model.layers import CausalEncoder, last_state, standardised
 from recbole_llm.model.losses import (
     full_cross_entropy,
     in_batch_info_nce,
@@ -17,11 +16,13 @@ from recbole_llm.model.losses import (
     shared_negatives,
 )
 from recbole_llm.model.sequential.ur4rec_moe.augment import augment, similar_items
+from recbole_llm.model.sequential.ur4rec_moe.facets import item_text, modalities
 from recbole_llm.model.sequential.ur4rec_moe.fusion import ScoreFusion, standardise
 from recbole_llm.model.sequential.ur4rec_moe.heads import ScoreHeads
 from recbole_llm.model.sequential.ur4rec_moe.retriever import Retriever
 
-MODALITIES = {"user": "user_facets", "description": "item_facets", "visual": "visual_facets"}
+# positions and negatives of a step that the re-ranking loss looks at
+_RERANK_POSITIONS, _RERANK_NEGATIVES = 128, 32
 
 
 class UR4RecMoE(SequentialRecommender):
@@ -47,7 +48,7 @@ class UR4RecMoE(SequentialRecommender):
         width = config["sasrec_hidden_dim"]
         self.num_negatives, self.temperature = config["num_negatives"], config["temperature"]
         self.loss_weights = {
-            name: config[f"{name}_weight"] for name in ("contrastive", "alignment", "load_balance", "fused")
+            name: config[f"{name}_weight"] for name in ("contrastive", "alignment", "load_balance", "fused", "rerank")
         }
         if config["sasrec_loss"] not in ("ce", "infonce"):
             raise ConfigError(f"sasrec_loss is '{config['sasrec_loss']}'; choose ce or infonce")
@@ -72,11 +73,18 @@ class UR4RecMoE(SequentialRecommender):
             config["sasrec_attn_dropout"],
         )
 
-        modalities = self._modalities(config, dataset)
-        self._item_text(config, dataset, modalities, width)
-        self.expert_names = {m: list(names) for m, names in self.facet_names.items()}
+        facets, self.expert_names = modalities(config, dataset)
+        text, present = item_text(config, dataset)
+        self.text_projection = None
+        if config["item_text_dim"]:
+            # rows have unit norm; the scale brings a coordinate to unit variance
+            self.register_buffer("item_text", text * text.shape[1] ** 0.5, persistent=False)  # [N, F']
+            self.text_projection = nn.Linear(text.shape[1], width, bias=False)
+            nn.init.zeros_(self.text_projection.weight)
+        similar = similar_items(text, present, config["n_substitutes"]) if self.rates[2] else None
+        self.register_buffer("similar", similar, persistent=False)
         self.retriever = Retriever(
-            modalities,
+            facets,
             hidden_size=width,
             n_heads=config["retriever_num_heads"],
             expert_inner_size=config["expert_inner_dim"],
@@ -89,76 +97,7 @@ class UR4RecMoE(SequentialRecommender):
         self.heads = ScoreHeads(config["score_heads"] or {}, config, dataset, self.n_items)
         self.fusion = ScoreFusion(config["fusion"], width, config["gate_dim"], config["retriever_weight"])
         self._frozen: tuple[int, dict] | None = None  # item side of the current weights, kept between eval batches
-        self._usage: dict[str, list[Tensor]] = {}
-
-    # ------------------------------------------------------------------ features
-
-    def _modalities(self, config, dataset) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """Whitened facets by modality; ``moe: flat`` joins a modality's facets into one expert's."""
-        found, self.facet_names = {}, {}
-        for modality, key in MODALITIES.items():
-            names = config[key] or []
-            if not names or (modality == "visual" and not config["use_clip"]):
-                continue
-            parts = [self._feature(dataset, name) for name in names]
-            if config["moe"] == "flat":
-                parts = [(np.concatenate([x for x, _ in parts], 1), np.any([p for _, p in parts], 0))]
-                names = [modality]
-            elif config["moe"] != "hierarchical":
-                raise ConfigError(f"moe is '{config['moe']}'; choose hierarchical or flat")
-            elif len(parts) != config["num_sub_experts"]:
-                repeat = config["num_sub_experts"] / len(parts)
-                if repeat != int(repeat):
-                    raise ConfigError(
-                        f"{key} names {len(parts)} facets for num_sub_experts: {config['num_sub_experts']}; "
-                        "name one facet for each sub-expert, or a number of facets that divides it"
-                    )
-                # one embedding for several experts: each reads it through its own learned views
-                parts = [part for part in parts for _ in range(int(repeat))]
-                names = (
-                    config["visual_experts"]
-                    if modality == "visual"
-                    else [f"{n}_{k}" for n in names for k in range(int(repeat))]
-                )
-            found[modality] = [
-                (torch.from_numpy(whiten(x, p, config["whiten"], config["facet_dim"])), torch.from_numpy(p))
-                for x, p in parts
-            ]
-            self.facet_names[modality] = names
-        if not set(found) - {"user"}:
-            raise ConfigError(
-                "UR4RecMoE needs item facets: set item_facets or visual_facets to features of the dataset"
-            )
-        return found
-
-    @staticmethod
-    def _feature(dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
-        if name not in dataset.features:
-            raise ConfigError(
-                f"feature '{name}' is not loaded; the dataset offers {sorted(dataset.features)}: "
-                "add it under features or change the facets of the model"
-            )
-        feature = dataset.features[name]
-        return feature.matrix, feature.present
-
-    def _item_text(self, config, dataset, modalities, width: int) -> None:
-        """The whitened concatenation of all item facets, added to the id embedding through a zero-init projection."""
-        self.text_projection = None
-        names = dict.fromkeys(n for key in MODALITIES.values() for n in config[key] or [])
-        if not config["use_clip"]:
-            names = {n: None for n in names if n not in (config["visual_facets"] or [])}
-        parts = [self._feature(dataset, name) for name in names]
-        present = np.any([p for _, p in parts], 0)
-        unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x, _ in parts]
-        text = torch.from_numpy(whiten(np.concatenate(unit, 1), present, "pca", config["item_text_dim"] or 128))
-        self.register_buffer("item_text", text, persistent=False)  # [N, F']
-        if config["item_text_dim"]:
-            # rows have unit norm; the scale brings a coordinate to unit variance
-            self.item_text.mul_(text.shape[1] ** 0.5)
-            self.text_projection = nn.Linear(text.shape[1], width, bias=False)
-            nn.init.zeros_(self.text_projection.weight)
-        similar = similar_items(text, torch.from_numpy(present), config["n_substitutes"]) if self.rates[2] else None
-        self.register_buffer("similar", similar, persistent=False)
+        self._usage: dict[str, tuple[Tensor, int]] = {}  # modality -> summed gates, rows
 
     # ------------------------------------------------------------------ training stages
 
@@ -221,13 +160,15 @@ class UR4RecMoE(SequentialRecommender):
         neg, pos = place[: len(negatives)], place[len(negatives) :]  # rows of the negatives and of the targets in ids
         item_side = self.retriever.items(F.embedding(ids, vectors), ids)
         tokens = present = None
-        if "user" in self.facet_names:
+        if "user" in self.expert_names:
             tokens, present = self.retriever.user_tokens(item_seq)
             flat = real.flatten()
             tokens, present = tokens[:, flat], present[flat]
         r_u, o_u, user_gates = self.retriever.users(states, tokens, present)
         user, items = F.normalize(r_u, dim=-1) / self.temperature, F.normalize(item_side["f"], dim=-1)
         table = self._with_bias(vectors)
+        if self.stage != "end_to_end":
+            table = table.detach()
 
         def sampled(query: Tensor, rows: Tensor) -> Tensor:
             positives = (query * F.embedding(pos, rows)).sum(-1)
@@ -249,9 +190,25 @@ class UR4RecMoE(SequentialRecommender):
             some = both[torch.randperm(len(both), device=both.device)[: self.num_negatives]]
             text, visual = item_side["outputs"]["description"][some], item_side["outputs"]["visual"][some]
             losses.append(self.loss_weights["alignment"] * in_batch_info_nce(text, visual, ids[some], self.temperature))
+        if self.rerank_topk:
+            losses.append(self.loss_weights["rerank"] * self._rerank_loss(item_side["f"], pos, neg, r_u, o_u))
         gates = [*item_side["gates"].values()] + ([] if user_gates is None else [user_gates])
         losses.append(self.loss_weights["load_balance"] * sum(load_balance(g) for g in gates))
         return losses
+
+    def _rerank_loss(self, f: Tensor, pos: Tensor, neg: Tensor, r_u: Tensor, o_u: Tensor | None) -> Tensor:
+        """Softmax over the re-ranker's score of the target and some negatives, on some of the positions."""
+        some = torch.randperm(len(pos), device=pos.device)[:_RERANK_POSITIONS]
+        candidates = torch.cat([pos[some, None], neg[:_RERANK_NEGATIVES].expand(len(some), -1)], 1)  # [m, 1 + K]
+        cosine = self._memory_cosine(F.embedding(candidates, f), r_u[some], None if o_u is None else o_u[some])
+        same = candidates[:, 1:] == pos[some, None]
+        logits = torch.cat([cosine[:, :1], cosine[:, 1:].masked_fill(same, -torch.inf)], 1) / self.temperature
+        return F.cross_entropy(logits, torch.zeros(len(some), dtype=torch.long, device=logits.device))
+
+    def _memory_cosine(self, candidates: Tensor, r_u: Tensor, o_u: Tensor | None) -> Tensor:
+        """cos(LN(f_i + MHA(f_i, [o_u; P])), r_u) of candidates [M, K, D] -> [M, K]."""
+        seen = self.retriever.memory(candidates, o_u)
+        return (F.normalize(seen, dim=-1) * F.normalize(r_u, dim=-1)[:, None]).sum(-1)
 
     def _softmax_loss(self, queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
         if self.full_softmax:
@@ -286,7 +243,7 @@ class UR4RecMoE(SequentialRecommender):
         if self.stage == "pretrain_sasrec":
             return queries, table, {}
         tokens = present = None
-        if "user" in self.facet_names:
+        if "user" in self.expert_names:
             tokens, present = self.retriever.user_tokens(item_seq)
             rows = torch.arange(len(item_seq), device=item_seq.device) * item_seq.shape[1] + lengths - 1
             tokens, present = tokens[:, rows], present[rows]
@@ -327,8 +284,7 @@ class UR4RecMoE(SequentialRecommender):
         """
         real = scores[:, 1:]
         top, ids = real.topk(min(self.rerank_topk, real.shape[1]), dim=1)
-        seen = self.retriever.memory(parts["f"][ids + 1], parts["o_u"])  # [B, K, D]
-        cosine = (F.normalize(seen, dim=-1) * F.normalize(parts["r_u"], dim=-1)[:, None]).sum(-1)
+        cosine = self._memory_cosine(parts["f"][ids + 1], parts["r_u"], parts["o_u"])
         z = (cosine - cosine.mean(1, keepdim=True)) / cosine.std(1, keepdim=True).clamp(min=1e-6)
         spread = top.std(1, keepdim=True).clamp(min=1e-6)
         mixed = top + parts["weight"] * spread * z
@@ -341,21 +297,23 @@ class UR4RecMoE(SequentialRecommender):
     def _count_usage(self, item_gates: dict[str, Tensor], user_gates: Tensor | None) -> None:
         if torch.is_grad_enabled():
             return
-        self._usage = {name: [g[1:].mean(0)] for name, g in item_gates.items()} | {
-            "user": self._usage.get("user", []) + ([] if user_gates is None else [user_gates.mean(0)])
-        }
+        for name, gates in item_gates.items():
+            self._usage[name] = gates[1:].sum(0), len(gates) - 1
+        if user_gates is not None:
+            total, n = self._usage.get("user", (0.0, 0))
+            self._usage["user"] = total + user_gates.sum(0), n + len(user_gates)
 
     def expert_usage(self) -> dict[str, dict[str, float]]:
         """Mean gate of each expert in its modality since the last call: items over the catalogue, users evaluated.
 
         Returns:
-            {modality: {expert: share}}, shares of a modality sum to 1; "item" holds the cross-modal weights.
+            {modality: {expert: share}}, shares of a modality sum to 1; "item" holds the cross-modal weights. Empty
+            before the retriever has scored anything.
         """
         names = self.expert_names | {"item": self.retriever.item_names}
         usage = {
-            modality: dict(zip(names[modality], torch.stack(means).mean(0).tolist(), strict=True))
-            for modality, means in self._usage.items()
-            if means
+            modality: dict(zip(names[modality], (total / max(n, 1)).tolist(), strict=True))
+            for modality, (total, n) in self._usage.items()
         }
         self._usage = {}
         return usage

@@ -75,6 +75,13 @@ def masked_gates(logits: Tensor, present: Tensor, top_k: int | None = None) -> T
     return logits.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
 
 
+def _gate(in_size: int, gate_size: int, n_choices: int) -> nn.Module | None:
+    """MLP of a gate; None where there is a single choice, whose softmax would be constant."""
+    if n_choices == 1:
+        return None
+    return nn.Sequential(nn.Linear(in_size, gate_size), nn.GELU(), nn.Linear(gate_size, n_choices))
+
+
 class ModalityMoE(nn.Module):
     r"""The experts of one modality and their gate: :math:`o = W\,\mathrm{LN}(\sum_e g_e E_e)`,
     :math:`g = \mathrm{softmax}(\mathrm{MLP}[q; \bar c])` over the facets that are present."""
@@ -92,7 +99,7 @@ class ModalityMoE(nn.Module):
         super().__init__()
         self.top_k = top_k
         self.experts = SubExperts(n_experts, hidden_size, n_heads, inner_size, dropout)
-        self.gate = nn.Sequential(nn.Linear(2 * hidden_size, gate_size), nn.GELU(), nn.Linear(gate_size, n_experts))
+        self.gate = _gate(2 * hidden_size, gate_size, n_experts)
         self.norm = nn.LayerNorm(hidden_size)
         self.out = nn.Linear(hidden_size, hidden_size)
 
@@ -100,7 +107,10 @@ class ModalityMoE(nn.Module):
         """Args: query [M, D]; tokens [E, M, S, D]; present [M, E] bool. Returns: output [M, D], gates [M, E]."""
         weight = present.T[..., None].to(tokens.dtype)  # [E, M, 1]
         pooled = (tokens.mean(2) * weight).sum(0) / weight.sum(0).clamp(min=1.0)  # [M, D]
-        gates = masked_gates(self.gate(torch.cat([query, pooled], -1)), present, self.top_k)
+        if self.gate is None:
+            gates = present.to(query.dtype)
+        else:
+            gates = masked_gates(self.gate(torch.cat([query, pooled], -1)), present, self.top_k)
         mixed = torch.einsum("me,emd->md", gates, self.experts(query, tokens))
         return self.out(self.norm(mixed)), gates
 
@@ -111,9 +121,7 @@ class CrossModalGate(nn.Module):
 
     def __init__(self, n_modalities: int, hidden_size: int, gate_size: int) -> None:
         super().__init__()
-        self.gate = nn.Sequential(
-            nn.Linear((1 + n_modalities) * hidden_size, gate_size), nn.GELU(), nn.Linear(gate_size, n_modalities)
-        )
+        self.gate = _gate((1 + n_modalities) * hidden_size, gate_size, n_modalities)
 
     def forward(self, query: Tensor, outputs: list[Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
         """Args: query [M, D]; outputs of each modality [M, D]; present [M, modalities] bool.
@@ -121,7 +129,10 @@ class CrossModalGate(nn.Module):
         Returns: fused [M, D] (zeros for a row without any modality), weights [M, modalities].
         """
         shown = [o * p[:, None] for o, p in zip(outputs, present.T, strict=True)]
-        weights = masked_gates(self.gate(torch.cat([query, *shown], -1)), present)
+        if self.gate is None:
+            weights = present.to(query.dtype)
+        else:
+            weights = masked_gates(self.gate(torch.cat([query, *shown], -1)), present)
         return torch.einsum("mk,kmd->md", weights, torch.stack(shown)), weights
 
 
