@@ -16,6 +16,8 @@ pytest.importorskip("recbole")
 PACKAGES = ("general", "sequential", "context_aware", "knowledge_aware")
 
 # model -> the undeclared package it imports; none has wheels for current torch
+# one of each kind also runs in the fast suite
+FAST = {"BPR", "LightGCN", "EASE", "Pop", "MultiVAE", "SASRec", "SASRecF", "GRU4Rec"}
 EXCLUDED = {"KGAT": "dgl", "KGIN": "torch_scatter", "MCCLK": "torch_scatter"}
 
 N_USERS, N_ITEMS = 40, 50
@@ -199,7 +201,10 @@ IGNORED = pytest.mark.filterwarnings(
 
 
 @IGNORED
-@pytest.mark.parametrize("name", [name for name in discover() if name not in EXCLUDED])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in discover() if name not in EXCLUDED],
+)
 def test_trains_a_step_and_scores(name, data_path):
     train_and_score(name, data_path)
 

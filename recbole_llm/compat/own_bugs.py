@@ -120,6 +120,8 @@ def _null_tensorboard() -> Iterator[Change]:
 
         def add_hparams(self, *args: Any, **kwargs: Any) -> None: ...
 
+        def close(self) -> None: ...
+
     yield trainer, "get_tensorboard", lambda logger: NullWriter()
 
 

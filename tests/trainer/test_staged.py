@@ -151,7 +151,7 @@ def test_the_checkpoint_that_a_stage_starts_from_competes_for_its_best(folder, t
 
 def test_a_model_without_stages_trains_in_one(folder, tmp_path):
     staged, loader, valid, _ = training(folder, tmp_path / "run", "SASRecAll", epochs=2, stopping_step=4)
-    assert staged.stages == [Stage("train", {"all": 0.001}, 2, 4)]
+    assert staged.stages == [Stage("train", {"all": staged.config["learning_rate"]}, 2, 4)]
     staged.fit(loader, valid, resume=False, show_progress=False)
     assert [(r.name, r.epochs) for r in staged.results] == [("train", 2)]
     assert staged.best_file(0).name == "best-1-train.pt" and staged.last_file.is_file()
