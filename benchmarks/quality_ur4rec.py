@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def jobs_of(protocol: str, seeds: int, only: str) -> list[dict]:
-    """The runs of a protocol, closed-form models first."""
+    """The runs of a protocol by seed, closed-form models first."""
     jobs = [
         {"label": label, "model": model, "protocol": protocol, "grid": grid, "seed": SEED}
         for label, (model, grid) in CLOSED.items()
@@ -99,6 +99,7 @@ def jobs_of(protocol: str, seeds: int, only: str) -> list[dict]:
 def measure(protocols: list[str], seeds: int, only: str, at_once: int) -> None:
     """Run what has no valid record yet; a finished run's record is appended at once."""
     todo = [job for protocol in protocols for job in jobs_of(protocol, seeds, only)]
+    todo.sort(key=lambda job: job["seed"])  # so that a benchmark broken off has the same seeds of all rows
     print(f"{len(todo)} runs, {at_once} at a time", file=sys.stderr)
     lock = Lock()
 
@@ -126,12 +127,14 @@ def _work(job: dict) -> dict:
     from recbole_llm import compat
     from recbole_llm.config import build_config, config_hash
     from recbole_llm.experiment.record import code_hash
+    from recbole_llm.registry import modules_of
 
     compat.apply()
     base = {"protocol": job["protocol"], "seed": job["seed"], "show_progress": False, "use_gpu": False}
     base |= {"run_dir": str(ROOT / ".runs"), "state": "WARNING"} | job.get("settings", {})
     key = [job["label"], job["protocol"], job["seed"]]
-    hashes = {"config_hash": config_hash(build_config(job["model"], "ml-100k", (), base, ())), "code_hash": code_hash()}
+    config = build_config(job["model"], "ml-100k", (), base, ())
+    hashes = {"config_hash": config_hash(config), "code_hash": code_hash(*modules_of(job["model"]))}
     for record in records():
         if record["key"] == key and all(record[name] == value for name, value in hashes.items()):
             return record | {"new": False}

@@ -127,6 +127,12 @@ def model_spec(name: str) -> ModelSpec | None:
     return MODELS.get(name)
 
 
+def modules_of(name: str) -> list[str]:
+    """Modules that the table names for a model of this project; none for RecBole's models."""
+    spec = model_spec(name)
+    return [] if spec is None else [path.partition(":")[0] for path in (spec.model, spec.loader) if path]
+
+
 def import_attribute(path: str) -> Any:
     """What ``module:attribute`` names, as in the table."""
     module, _, attribute = path.partition(":")

@@ -16,8 +16,9 @@ from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDatas
 from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
+from recbole_llm.data.candidates import draw_candidates
 from recbole_llm.data.feature_store import AlignedFeature
-from recbole_llm.data.split import Split, SplitSpec, draw_candidates
+from recbole_llm.data.split import Split, SplitSpec
 from recbole_llm.errors import ConfigError, DataError
 
 

@@ -10,7 +10,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent.parent
+_NAME, _PACKAGE = "recbole_llm", Path(__file__).resolve().parent.parent
+# what the registry says of a model ends up in its config
+_DOES_NOT_COUNT = (f"{_NAME}.experiment.record", f"{_NAME}.registry")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _VERSIONED = ("recbole", "torch", "numpy", "scipy", "pandas")
 
@@ -22,7 +24,8 @@ class RunResult:
     Attributes:
         model, dataset, protocol, seed: what was run.
         config: resolved settings; config_hash: sha256 of those that matter for the result.
-        code_hash: sha256 over the package's code (docstrings and comments left out); commit: of the checkout, or "".
+        code_hash: sha256 over the code that the run imports, docstrings and comments left out.
+        commit: of the checkout, or "" outside of one.
         versions: python and package versions. machine: processor and threads.
         split: fingerprint of the split. features: name -> {rows, coverage, fingerprint}.
         valid, test: metrics in full precision; "" prefix for the protocol's own task, "<task>/" for the others.
@@ -102,23 +105,47 @@ def machine(device: str) -> dict[str, object]:
 
 
 @cache
-def code_hash() -> str:
-    """sha256 over the syntax trees of the package's modules, docstrings left out.
+def code_hash(*roots: str) -> str:
+    """sha256 over the syntax trees of the modules that a run imports, docstrings left out.
 
-    Two checkouts with the same hash compute the same; comments, formatting and docstrings do not count, nor do the
-    command line and the tools around a run (cli/, and what only makes feature files).
+    Two checkouts with the same hash compute the same. Comments, formatting and docstrings do not count, nor does what a
+    run does not import: the command line, tools around runs, other models.
+
+    Args:
+        roots: modules that are imported by name: the model's and its loader's. The modules that run experiments always
+            count.
     """
     digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        name = path.relative_to(_PACKAGE).as_posix()
-        if name.startswith("cli/") or name in ("data/encoders.py", "data/text.py", "experiment/record.py"):
+    for name, tree in sorted(_imported([f"{_NAME}.experiment.run", *roots]).items()):
+        if name in _DOES_NOT_COUNT:
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
         digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
     return digest.hexdigest()
+
+
+def _imported(roots: list[str]) -> dict[str, ast.Module]:
+    """Syntax trees of the package's modules that the roots import, directly or not, anywhere in their code."""
+    found: dict[str, ast.Module] = {}
+    todo = list(roots)
+    while todo:
+        name = todo.pop()
+        if name in found or name.split(".")[0] != _NAME:
+            continue
+        path = _PACKAGE.joinpath(*name.split(".")[1:])
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if not path.is_file():  # the last part is an attribute
+            continue
+        found[name] = tree = ast.parse(path.read_text(encoding="utf-8"))
+        todo += [name.rpartition(".")[0]]  # a package's __init__ is imported with its modules
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                todo += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                todo += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 @cache

@@ -22,7 +22,7 @@ from recbole_llm.data.files import atomic_writer
 from recbole_llm.errors import CheckpointError
 from recbole_llm.experiment.data import build_data, eval_data, features_hash, train_loader
 from recbole_llm.experiment.record import RunResult, code_hash, commit, machine, versions
-from recbole_llm.registry import resolve_model
+from recbole_llm.registry import modules_of, resolve_model
 from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.fold_in import fold_in
@@ -123,7 +123,7 @@ def _run(config, folder: Path, say) -> RunResult:
         seed=config["seed"],
         config=resolved(config),
         config_hash=config_hash(config),
-        code_hash=code_hash(),
+        code_hash=code_hash(*modules_of(config["model"])),
         commit=commit(),
         versions=versions(),
         machine=machine(str(config["device"])),

@@ -25,7 +25,7 @@ class TrainerHooks:
     """Overrides of RecBole's Trainer; see the module.
 
     Attributes:
-        stage: name shown in the progress bar.
+        stage: name shown in the progress bar. lr_schedule: constant or cosine.
         best_file: where the best state goes (RecBole's ``saved_model_file``).
         identity: what a checkpoint must agree with: model, split fingerprint, feature hashes.
         after_epoch: called with (epoch, valid_score) once an epoch's best has been decided.
@@ -34,7 +34,7 @@ class TrainerHooks:
 
     def __init__(self, config, model) -> None:
         super().__init__(config, model)
-        self.stage = "train"
+        self.stage, self.lr_schedule = "train", config["lr_schedule"]
         self.identity: dict[str, object] = {}
         self.after_epoch: Callable[[int, float], None] | None = None
         self.last_results: dict[str, EvalResult] = {}
@@ -59,11 +59,11 @@ class TrainerHooks:
         return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn=after)
 
     def _set_learning_rates(self, epoch_idx: int) -> None:
-        """Learning rates of the epoch under ``lr_schedule``: constant, or cosine down to 2 % in the last epoch.
+        """Learning rates of the epoch: constant, or under "cosine" down to 2 % in the last epoch of the stage.
 
         Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, eq. 5, one cycle over the stage's epochs.
         """
-        if self.config["lr_schedule"] != "cosine" or self.optimizer is None:
+        if self.lr_schedule != "cosine" or self.optimizer is None:
             return
         done = epoch_idx / max(self.epochs - 1, 1)
         factor = 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * done))

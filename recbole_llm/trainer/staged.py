@@ -16,6 +16,9 @@ from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.hooks import hooked
 
+SCHEDULES = ("constant", "cosine")
+_OPTIONAL = ("epochs", "patience", "lr_schedule")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -26,12 +29,14 @@ class Stage:
         groups: parameter group -> learning rate; groups that are not named are frozen.
         epochs: at most so many.
         patience: stop after more than this many validations without a new best.
+        lr_schedule: "constant", or "cosine": from the groups' rates down to 2 % of them over the stage's epochs.
     """
 
     name: str
     groups: dict[str, float]
     epochs: int
     patience: int
+    lr_schedule: str
 
 
 @dataclass
@@ -68,13 +73,17 @@ def stages_of(config) -> list[Stage]:
         raise ConfigError("eval_step must be at least 1: a stage is chosen by its validations")
     if not config["stages"]:
         groups = {"all": float(config["learning_rate"])}
-        return [Stage("train", groups, int(config["epochs"]), int(config["stopping_step"]))]
+        return [
+            Stage(
+                "train", groups, int(config["epochs"]), int(config["stopping_step"]), _schedule(config, "train", None)
+            )
+        ]
     per_stage = config["epochs_per_stage"]
     stages = []
     for k, entry in enumerate(config["stages"]):
         if not isinstance(entry, Mapping) or not {"name", "groups"} <= set(entry):
-            raise ConfigError(f"stages[{k}] needs the keys name and groups (and may have epochs, patience)")
-        unknown = set(entry) - {"name", "groups", "epochs", "patience"}
+            raise ConfigError(f"stages[{k}] needs the keys name and groups (and may have {', '.join(_OPTIONAL)})")
+        unknown = set(entry) - {"name", "groups", *_OPTIONAL}
         if unknown:
             raise ConfigError(f"stages[{k}] ({entry['name']}) has an unknown key '{min(unknown)}'")
         name, groups = str(entry["name"]), entry["groups"]
@@ -86,8 +95,16 @@ def stages_of(config) -> list[Stage]:
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ConfigError(f"stage {name}: {key} must be a whole number of at least 0, not {value!r}")
         rates = {group: _rate(config, rate, name) for group, rate in groups.items()}
-        stages.append(Stage(name, rates, epochs, patience))
+        stages.append(Stage(name, rates, epochs, patience, _schedule(config, name, entry.get("lr_schedule"))))
     return stages
+
+
+def _schedule(config, stage: str, own: str | None) -> str:
+    """The stage's own schedule, or the config's."""
+    chosen = config["lr_schedule"] if own is None else own
+    if chosen not in SCHEDULES:
+        raise ConfigError(f"stage {stage}: lr_schedule is {chosen!r}; choose {' or '.join(SCHEDULES)}")
+    return chosen
 
 
 def _rate(config, rate: float | str, stage: str) -> float:
@@ -169,7 +186,7 @@ class StagedTraining:
             trainer.epochs = stage.epochs
             trainer.eval_step = min(self.config["eval_step"], stage.epochs)
         trainer.stopping_step = stage.patience
-        trainer.stage, trainer.identity = stage.name, self.identity
+        trainer.stage, trainer.lr_schedule, trainer.identity = stage.name, stage.lr_schedule, self.identity
         trainer.saved_model_file = str(self.best_file(k))
         if "all" not in stage.groups or len(groups) > 1:
             trainer.optimizer = trainer._build_optimizer(

@@ -3,20 +3,30 @@
 import pytest
 
 from recbole_llm.experiment import record
+from recbole_llm.registry import modules_of
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of two modules in the place of ours; the function gives its hash after changing a file."""
+    """A small package in the place of ours; the function gives its hash after changing a file."""
     monkeypatch.setattr(record, "_PACKAGE", tmp_path)
-    (tmp_path / "cli").mkdir()
-    (tmp_path / "cli" / "show.py").write_text("print(1)\n")
-    (tmp_path / "model.py").write_text(SOURCE)
+    files = {
+        "__init__.py": "",
+        "experiment/__init__.py": "from recbole_llm.experiment.run import run\n",
+        "experiment/run.py": "def run():\n    from recbole_llm import layers\n    return layers\n",
+        "layers.py": "WIDTH = 1\n",
+        "model.py": SOURCE,
+        "other.py": "import recbole_llm.experiment.run\n",
+        "registry.py": "from recbole_llm.layers import WIDTH\n",
+    }
+    for name, source in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
 
     def hashed(name: str = "model.py", source: str = SOURCE) -> str:
         (tmp_path / name).write_text(source)
         record.code_hash.cache_clear()
-        return record.code_hash()
+        return record.code_hash("recbole_llm.model")
 
     yield hashed
     record.code_hash.cache_clear()
@@ -47,19 +57,39 @@ class TestCodeHash:
         assert package(source=SOURCE.replace("score", "rank")) != before
         assert package() == before
 
-    def test_a_new_module_does(self, package):
+    @pytest.mark.parametrize("name", ["layers.py", "__init__.py", "experiment/__init__.py", "experiment/run.py"])
+    def test_what_the_run_imports_does(self, package, name):
         before = package()
-        assert package("other.py", "X = 1\n") != before
+        assert package(name, "from recbole_llm import layers as changed\n") != before
 
-    def test_the_command_line_does_not(self, package):
-        assert package() == package("cli/show.py", "print(2)\n")
+    def test_what_it_does_not_import_does_not(self, package):
+        assert package() == package("other.py", "X = 2\n") == package("registry.py", "X = 2\n")
+
+    def test_a_module_that_is_imported_now_does(self, package):
+        before = package()
+        assert package("layers.py", "WIDTH = 1\nimport recbole_llm.other\n") != before
+        before = package("layers.py", "WIDTH = 1\nimport recbole_llm.other\n")
+        assert package("other.py", "X = 3\n") != before
 
     def test_async_functions_too(self, package):
         source = SOURCE.replace("def score", "async def score")
         assert package(source=source) == package(source=source.replace("Scores.", "Other words."))
 
 
-def test_ours_is_stable_within_a_process():
+def test_ours_covers_the_model_and_the_trainer():
+    names = set(record._imported(["recbole_llm.experiment.run", *modules_of("UR4RecMoE")]))
+    assert {f"recbole_llm.{name}" for name in COVERED} <= names
+    assert not any(name.startswith("recbole_llm.cli") or name.endswith("encoders") for name in names)
     first = record.code_hash()
-    record.code_hash.cache_clear()
-    assert record.code_hash() == first and len(first) == 64
+    assert len(first) == 64 and first != record.code_hash(*modules_of("UR4RecMoE"))
+
+
+COVERED = (
+    "compat.own_bugs",
+    "config.merge",
+    "data.chunks",
+    "evaluation.kernel",
+    "model.layers",
+    "model.sequential.ur4rec_moe.moe",
+    "trainer.hooks",
+)

@@ -19,7 +19,7 @@ STAGES = [
     {"name": "pretrain_sasrec", "groups": {"sasrec": "sasrec_lr"}},
     {"name": "pretrain_retriever", "groups": {"retriever": "retriever_lr"}},
     {"name": "joint_finetune", "groups": {"sasrec": 0.0003, "retriever": "retriever_lr"}, "epochs": 1},
-    {"name": "end_to_end", "groups": {"sasrec": 0.0002, "retriever": 0.0001}, "patience": 1},
+    {"name": "end_to_end", "groups": {"sasrec": 0.0002, "retriever": 0.0001}, "patience": 1, "lr_schedule": "constant"},
 ]
 RATES = {"sasrec_lr": 0.01, "retriever_lr": 0.005}
 
@@ -136,6 +136,17 @@ def test_learning_rates_reach_the_optimiser_by_group(folder, tmp_path):
             assert {id(p) for p in group["params"]} == {id(p) for p in groups[name]}
 
 
+@pytest.mark.parametrize("schedule, factors", [("constant", [1, 1, 1]), ("cosine", [1, 0.51, 0.02])])
+def test_learning_rates_of_a_stage_s_epochs(folder, tmp_path, schedule, factors):
+    stages = [{"name": "joint_finetune", "groups": {"sasrec": 0.01, "retriever": 0.002}, "lr_schedule": schedule}]
+    staged, loader, _, _ = training(folder, tmp_path / "run", stages=stages, epochs_per_stage=[3])
+    trainer, seen = staged._trainer(0), []
+    for epoch in range(3):
+        trainer._train_epoch(loader, epoch)
+        seen.append([group["lr"] for group in trainer.optimizer.param_groups])
+    assert seen == [pytest.approx([0.01 * factor, 0.002 * factor]) for factor in factors]
+
+
 def test_the_checkpoint_that_a_stage_starts_from_competes_for_its_best(folder, tmp_path):
     """A second stage that ruins the model at once keeps the first stage's weights, and ends when patience does."""
     stages = [STAGES[0], {"name": "end_to_end", "groups": {"sasrec": 50.0}, "epochs": 20, "patience": 2}]
@@ -151,7 +162,7 @@ def test_the_checkpoint_that_a_stage_starts_from_competes_for_its_best(folder, t
 
 def test_a_model_without_stages_trains_in_one(folder, tmp_path):
     staged, loader, valid, _ = training(folder, tmp_path / "run", "SASRecAll", epochs=2, stopping_step=4)
-    assert staged.stages == [Stage("train", {"all": staged.config["learning_rate"]}, 2, 4)]
+    assert staged.stages == [Stage("train", {"all": staged.config["learning_rate"]}, 2, 4, "cosine")]
     staged.fit(loader, valid, resume=False, show_progress=False)
     assert [(r.name, r.epochs) for r in staged.results] == [("train", 2)]
     assert staged.best_file(0).name == "best-1-train.pt" and staged.last_file.is_file()
@@ -220,10 +231,10 @@ class TestConfiguration:
 
     def test_all_of_it(self, folder):
         assert self.stages(folder, epochs_per_stage=[4, 3, 2, 1], patience=7) == [
-            Stage("pretrain_sasrec", {"sasrec": 0.01}, 4, 7),
-            Stage("pretrain_retriever", {"retriever": 0.005}, 3, 7),
-            Stage("joint_finetune", {"sasrec": 0.0003, "retriever": 0.005}, 1, 7),
-            Stage("end_to_end", {"sasrec": 0.0002, "retriever": 0.0001}, 1, 1),
+            Stage("pretrain_sasrec", {"sasrec": 0.01}, 4, 7, "cosine"),
+            Stage("pretrain_retriever", {"retriever": 0.005}, 3, 7, "cosine"),
+            Stage("joint_finetune", {"sasrec": 0.0003, "retriever": 0.005}, 1, 7, "cosine"),
+            Stage("end_to_end", {"sasrec": 0.0002, "retriever": 0.0001}, 1, 1, "constant"),
         ]
 
     @pytest.mark.parametrize(
@@ -241,6 +252,10 @@ class TestConfiguration:
             ({"name": "a", "groups": {"sasrec": True}}, "stage a: learning rate True is not a number > 0"),
             ({"name": "a", "groups": ["sasrec"]}, "stage a: groups must map"),
             ({"name": "a", "groups": {"sasrec": 0.1}, "epochs": "many"}, "stage a: epochs must be a whole number"),
+            (
+                {"name": "a", "groups": {"sasrec": 0.1}, "lr_schedule": "linear"},
+                "stage a: lr_schedule is 'linear'; choose constant or cosine",
+            ),
             ({"name": "a", "groups": {"sasrec": 0.1}, "patience": -1}, "stage a: patience must be a whole number"),
         ],
     )

@@ -19,10 +19,8 @@ from recbole_llm.model.sequential.ur4rec_moe.augment import augment, similar_ite
 from recbole_llm.model.sequential.ur4rec_moe.facets import item_text, modalities
 from recbole_llm.model.sequential.ur4rec_moe.fusion import ScoreFusion, standardise
 from recbole_llm.model.sequential.ur4rec_moe.heads import ScoreHeads
+from recbole_llm.model.sequential.ur4rec_moe.rerank import rerank, rerank_loss
 from recbole_llm.model.sequential.ur4rec_moe.retriever import Retriever
-
-# positions and negatives of a step that the re-ranking loss looks at
-_RERANK_POSITIONS, _RERANK_NEGATIVES = 128, 32
 
 
 class UR4RecMoE(SequentialRecommender):
@@ -191,24 +189,11 @@ class UR4RecMoE(SequentialRecommender):
             text, visual = item_side["outputs"]["description"][some], item_side["outputs"]["visual"][some]
             losses.append(self.loss_weights["alignment"] * in_batch_info_nce(text, visual, ids[some], self.temperature))
         if self.rerank_topk:
-            losses.append(self.loss_weights["rerank"] * self._rerank_loss(item_side["f"], pos, neg, r_u, o_u))
+            loss = rerank_loss(self.retriever.memory, item_side["f"], pos, neg, r_u, o_u, self.temperature)
+            losses.append(self.loss_weights["rerank"] * loss)
         gates = [*item_side["gates"].values()] + ([] if user_gates is None else [user_gates])
         losses.append(self.loss_weights["load_balance"] * sum(load_balance(g) for g in gates))
         return losses
-
-    def _rerank_loss(self, f: Tensor, pos: Tensor, neg: Tensor, r_u: Tensor, o_u: Tensor | None) -> Tensor:
-        """Softmax over the re-ranker's score of the target and some negatives, on some of the positions."""
-        some = torch.randperm(len(pos), device=pos.device)[:_RERANK_POSITIONS]
-        candidates = torch.cat([pos[some, None], neg[:_RERANK_NEGATIVES].expand(len(some), -1)], 1)  # [m, 1 + K]
-        cosine = self._memory_cosine(F.embedding(candidates, f), r_u[some], None if o_u is None else o_u[some])
-        same = candidates[:, 1:] == pos[some, None]
-        logits = torch.cat([cosine[:, :1], cosine[:, 1:].masked_fill(same, -torch.inf)], 1) / self.temperature
-        return F.cross_entropy(logits, torch.zeros(len(some), dtype=torch.long, device=logits.device))
-
-    def _memory_cosine(self, candidates: Tensor, r_u: Tensor, o_u: Tensor | None) -> Tensor:
-        """cos(LN(f_i + MHA(f_i, [o_u; P])), r_u) of candidates [M, K, D] -> [M, K]."""
-        seen = self.retriever.memory(candidates, o_u)
-        return (F.normalize(seen, dim=-1) * F.normalize(r_u, dim=-1)[:, None]).sum(-1)
 
     def _softmax_loss(self, queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
         if self.full_softmax:
@@ -267,7 +252,7 @@ class UR4RecMoE(SequentialRecommender):
             fields = interaction.interaction if hasattr(interaction, "interaction") else interaction
             item_seq, lengths = fields[self.ITEM_SEQ], fields[self.ITEM_SEQ_LEN]
             scores = standardised(scores) + self.heads(item_seq, lengths, fields.get(self.USER_ID))
-        return self._rerank(scores, parts) if self.rerank_topk and parts else scores
+        return rerank(self.retriever.memory, scores, parts, self.rerank_topk) if self.rerank_topk and parts else scores
 
     def predict(self, interaction) -> Tensor:
         """Fused scores of the given (history, item) pairs. [B] float32."""
@@ -276,21 +261,6 @@ class UR4RecMoE(SequentialRecommender):
             return self.full_sort_predict(interaction).gather(1, item[:, None])[:, 0]
         user, items, _ = self.score_vectors(interaction)
         return (user * items[item]).sum(-1)
-
-    def _rerank(self, scores: Tensor, parts: dict) -> Tensor:
-        """Re-score the top K with the item as the query over the user's memory; the others stay below them.
-
-        The candidate's view of the memory replaces the user vector: cos(LN(f_i + MHA(f_i, [o_u; P])), r_u).
-        """
-        real = scores[:, 1:]
-        top, ids = real.topk(min(self.rerank_topk, real.shape[1]), dim=1)
-        cosine = self._memory_cosine(parts["f"][ids + 1], parts["r_u"], parts["o_u"])
-        z = (cosine - cosine.mean(1, keepdim=True)) / cosine.std(1, keepdim=True).clamp(min=1e-6)
-        spread = top.std(1, keepdim=True).clamp(min=1e-6)
-        mixed = top + parts["weight"] * spread * z
-        # keep the K candidates as a block above the rest
-        lift = (top[:, -1:] - mixed.min(1, keepdim=True).values).clamp(min=0.0)
-        return scores.scatter(1, ids + 1, mixed + lift)
 
     # ------------------------------------------------------------------ expert usage
 
