@@ -32,6 +32,14 @@ SHOWN = ("hit@10", "ndcg@10", "mrr@10")
 # label -> (model, settings); trained with every seed
 TRAINED = {
     "SASRecAll": ("SASRecAll", {}),
+    "UR4RecMoE, backbone and heads alone (no text, no experts)": (
+        "UR4RecMoE",
+        {
+            "item_text_dim": 0,
+            "stages": [{"name": "pretrain_sasrec", "groups": {"sasrec": "sasrec_lr"}}],
+            "epochs_per_stage": [16],
+        },
+    ),
     "UR4RecMoE, placebo (feature rows shuffled)": ("UR4RecMoE", {"placebo": "shuffle"}),
     "UR4RecMoE, fame only (popularity as feature)": ("UR4RecMoE", {"placebo": "popularity"}),
     "UR4RecMoE": ("UR4RecMoE", {}),

@@ -1,4 +1,4 @@
-"""Paired tests over users between two models, and Holm's correction over several comparisons."""
+"""Paired tests between two models over users and over seeds, and corrections for several comparisons."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -74,23 +74,54 @@ def paired_tests(
     mean, sd = float(difference.mean()), float(difference.std(ddof=1))
     if np.ptp(difference) == 0:
         sd = 0.0  # the mean of equal numbers can be off by rounding
-    run = {"t": _t_test, "wilcoxon": _wilcoxon, "permutation": _permutation}
     rng = np.random.default_rng(seed)
+    run = {
+        "t": lambda: _t_test(difference, sd),
+        "wilcoxon": lambda: _wilcoxon(difference),
+        "permutation": lambda: _permutation(difference, n_resamples, rng),
+    }
     all_zero = not difference.any()
     low, high = _bootstrap(difference, confidence, n_resamples, rng)
     return PairedResult(
         n_users=len(difference),
         mean_difference=mean,
         effect_size=mean / sd if sd else float(np.sign(mean) * np.inf if mean else 0.0),
-        p_values={test: 1.0 if all_zero else run[test](difference, sd, n_resamples, rng) for test in tests},
+        p_values={test: 1.0 if all_zero else run[test]() for test in tests},
         ci_low=low,
         ci_high=high,
         confidence=confidence,
     )
 
 
+def seed_tests(a: np.ndarray, b: np.ndarray, tests: Sequence[str] = TESTS) -> dict[str, float]:
+    """Two-sided p-values over paired seeds: whether the training's randomness alone could have made the difference.
+
+    Args:
+        a: a model's mean metric by seed; b: the other's, by the same seeds. [seeds] float, at least two.
+        tests: see :func:`paired_tests`; the permutation test goes through all 2^seeds sign patterns, so its smallest
+            p-value is 2 / 2^seeds: .0625 with five.
+    Raises:
+        DataError: when the seeds do not match, are fewer than two or more than 16, or a value is not finite.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape != b.shape or a.ndim != 1 or not 2 <= len(a) <= 16 or not np.isfinite([a, b]).all():
+        raise DataError(f"paired seeds need 2 to 16 finite values on both sides, not {a.shape} and {b.shape}")
+    difference = np.where(np.isclose(a, b, rtol=1e-12, atol=1e-12), 0.0, a - b)
+    if not difference.any():
+        return dict.fromkeys(tests, 1.0)
+    sd = 0.0 if np.ptp(difference) == 0 else float(difference.std(ddof=1))
+    signs = 1.0 - 2.0 * (np.arange(2 ** len(a))[:, None] >> np.arange(len(a)) & 1)  # [2^seeds, seeds]
+    slack = 1e-9 * np.abs(difference).sum()
+    run = {
+        "t": lambda: _t_test(difference, sd),
+        "wilcoxon": lambda: _wilcoxon(difference),
+        "permutation": lambda: float(np.mean(np.abs(signs @ difference) >= abs(difference.sum()) - slack)),
+    }
+    return {test: run[test]() for test in tests}
+
+
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p-values adjusted by Holm's step-down method (Holm 1979): the family-wise error stays below the level.
+    """p-values adjusted by Holm's step-down method (Holm 1979): the chance of any false mark stays below the level.
 
     Args:
         p_values: of all comparisons of one table, by name. Each in 0..1.
@@ -99,6 +130,16 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     Raises:
         DataError: when a value is not in 0..1.
     """
+    return _adjusted(p_values, "holm")
+
+
+def benjamini_hochberg(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values adjusted by Benjamini & Hochberg (1995): the expected share of false marks among the marks stays below
+    the level. Arguments as in :func:`holm`."""
+    return _adjusted(p_values, "fdr_bh")
+
+
+def _adjusted(p_values: Mapping[str, float], method: str) -> dict[str, float]:
     if not p_values:
         return {}
     for name, p_value in p_values.items():
@@ -106,8 +147,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
             raise DataError(f"the p-value of {name} is {p_value}, not in 0..1")
     from statsmodels.stats.multitest import multipletests
 
-    adjusted = multipletests(list(p_values.values()), method="holm")[1]
-    return dict(zip(p_values, map(float, adjusted), strict=True))
+    values = multipletests(list(p_values.values()), method=method)[1]
+    return dict(zip(p_values, map(float, values), strict=True))
 
 
 def _per_user(name: str, values: np.ndarray) -> np.ndarray:
@@ -121,7 +162,7 @@ def _per_user(name: str, values: np.ndarray) -> np.ndarray:
     return values if values.ndim == 1 else values.mean(axis=0)
 
 
-def _t_test(difference: np.ndarray, sd: float, n_resamples: int, rng: np.random.Generator) -> float:
+def _t_test(difference: np.ndarray, sd: float) -> float:
     from scipy import stats
 
     if sd == 0:
@@ -130,14 +171,14 @@ def _t_test(difference: np.ndarray, sd: float, n_resamples: int, rng: np.random.
     return float(2 * stats.t.sf(abs(t), len(difference) - 1))
 
 
-def _wilcoxon(difference: np.ndarray, sd: float, n_resamples: int, rng: np.random.Generator) -> float:
+def _wilcoxon(difference: np.ndarray) -> float:
     from scipy import stats
 
     # zeros go first: the choice of the exact method must depend on the pairs that count
     return float(stats.wilcoxon(difference[difference != 0]).pvalue)
 
 
-def _permutation(difference: np.ndarray, sd: float, n_resamples: int, rng: np.random.Generator) -> float:
+def _permutation(difference: np.ndarray, n_resamples: int, rng: np.random.Generator) -> float:
     difference = difference[difference != 0]  # flipping a zero changes nothing
     observed = abs(difference.sum())
     slack = 1e-9 * np.abs(difference).sum()  # sums of the same numbers in another order are equal, up to rounding

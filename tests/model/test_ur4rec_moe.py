@@ -40,7 +40,8 @@ class TestFlatWithFixedFusion(SequentialContract):
 
 class TestWithScoreHeads(SequentialContract):
     model = "UR4RecMoE"
-    config = SMALL_UR4REC | {"score_heads": {"markov": 0.5, "ease": 0.3}, "markov_window": 4}
+    # the cycle's users come back to its items
+    config = SMALL_UR4REC | {"score_heads": {"markov": 0.5, "ease": 0.3}, "markov_window": 4, "heads_on_history": True}
     steps = 40
 
     def test_heads_are_added_to_the_standardised_score(self, fitted, folder):
@@ -62,6 +63,20 @@ class TestWithScoreHeads(SequentialContract):
             scores = baseline.full_sort_predict(eval_data(other, whole, "valid").inputs)
             expected = expected + weight * standardised(scores)
         torch.testing.assert_close(difference, expected, rtol=1e-4, atol=1e-4)
+
+    def test_they_say_nothing_about_the_history(self, fitted, folder):
+        config, data, model, _ = fitted
+        _, _, silent = self.build(folder, heads_on_history=False)
+        inputs = self.inputs(config, data)
+        item_seq, lengths, users = (inputs[k] for k in ("item_id_list", "item_length", "user_id"))
+        speaking, quiet = (m.heads(item_seq, lengths, users) for m in (model, silent))
+        rows = data.train.inter_feat
+        for k, user in enumerate(users.tolist()):
+            history = {*item_seq[k].tolist(), *rows["item_id"][rows["user_id"] == user].tolist()} - {0}
+            old = torch.zeros(model.n_items, dtype=torch.bool)
+            old[list(history)] = True
+            assert (quiet[k, old] == 0).all() and (speaking[k, old] != 0).any()
+            assert torch.equal(quiet[k, ~old], speaking[k, ~old])
 
     def test_an_unknown_head_is_named(self, folder):
         with pytest.raises(ConfigError, match="score_heads names 'knn'; choose from markov, ease"):
