@@ -11,7 +11,10 @@ _HOME = {
     "evaluate": "kernel",
     "PairedResult": "significance",
     "paired_tests": "significance",
+    "seed_tests": "significance",
     "holm": "significance",
+    "benjamini_hochberg": "significance",
+    "slice_metrics": "slices",
 }
 __all__ = sorted(_HOME)
 

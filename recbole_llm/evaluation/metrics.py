@@ -71,6 +71,16 @@ def average_popularity(items: np.ndarray, item_counts: np.ndarray) -> np.ndarray
     return item_counts[items].sum(axis=1) / np.maximum((items > 0).sum(axis=1), 1)
 
 
+def novelty(items: np.ndarray, item_counts: np.ndarray) -> np.ndarray:
+    """Mean self-information of the recommended items in bits, -log2 of an item's share of the training interactions.
+
+    Vargas & Castells 2011, https://doi.org/10.1145/2043932.2043955, free discovery; an item without an interaction
+    counts as if it had one. [n, k] -> [n] float64.
+    """
+    bits = -np.log2(np.maximum(item_counts, 1) / item_counts.sum())
+    return np.where(items > 0, bits[items], 0.0).sum(axis=1) / np.maximum((items > 0).sum(axis=1), 1)
+
+
 def tail_percentage(items: np.ndarray, item_counts: np.ndarray, tail_ratio: float = 0.1) -> np.ndarray:
     """Share of recommended items that are long tail. [n, k] -> [n] float64.
 
@@ -167,7 +177,7 @@ class Rankings:
 def summarise(
     rankings: Rankings, names: list[str], cutoffs: list[int], item_counts: np.ndarray | None, tail_ratio: float
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """All metrics, averaged and per row, keyed "ndcg@10" (AUC: "auc").
+    """All metrics, averaged and per row, keyed "ndcg@10" (AUC: "auc"). "averagepopularity" brings "novelty" with it.
 
     Returns:
         (mean over rows, full precision), (per row, [n] float64; without the metrics of the whole table of lists).
@@ -190,6 +200,7 @@ def summarise(
                 per_row[key] = at_all[:, k - 1].copy()  # a view would keep the whole [n, K] table alive
             elif name == "averagepopularity":
                 per_row[key] = average_popularity(items, item_counts)
+                per_row[f"novelty@{k}"] = novelty(items, item_counts)
             elif name == "tailpercentage":
                 per_row[key] = tail_percentage(items, item_counts, tail_ratio)
             elif name == "itemcoverage":
@@ -198,6 +209,7 @@ def summarise(
                 means[key] = gini_index(items, rankings.n_items)
             else:
                 means[key] = shannon_entropy(items)
-            if key in per_row:
-                means[key] = float(per_row[key].mean())
+            for added in (key, f"novelty@{k}"):
+                if added in per_row:
+                    means[added] = float(per_row[added].mean())
     return means, per_row

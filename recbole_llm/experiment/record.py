@@ -33,6 +33,7 @@ class RunResult:
         stages: what each training stage did, see StageResult.
         seconds: phase -> s. peak_bytes: peak resident memory of the process.
         n_parameters: trainable parameters. experts: {modality: {expert: mean gate}} where the model has experts.
+        slices: test accuracy by how known the wanted item is, see evaluation/slices.py.
         run_folder: where checkpoints, log and per-user metrics lie.
     """
 
@@ -56,6 +57,7 @@ class RunResult:
     peak_bytes: int
     n_parameters: int
     experts: dict[str, dict[str, float]] = field(default_factory=dict)
+    slices: dict[str, dict[str, float]] = field(default_factory=dict)
     run_folder: str = ""
 
     def to_json(self) -> str:

@@ -20,6 +20,7 @@ from recbole_llm import compat
 from recbole_llm.config import build_config, config_hash, resolved, restore_config
 from recbole_llm.data.files import atomic_writer
 from recbole_llm.errors import CheckpointError
+from recbole_llm.evaluation.slices import slice_metrics
 from recbole_llm.experiment.data import build_data, eval_data, features_hash, train_loader
 from recbole_llm.experiment.record import RunResult, code_hash, commit, machine, versions
 from recbole_llm.registry import modules_of, resolve_model
@@ -55,7 +56,11 @@ def run(
         RecBoleLLMError: for whatever the user can mend.
     """
     compat.apply()
-    config = build_config(model, dataset, config_files, config_dict, cli)
+    return run_config(build_config(model, dataset, config_files, config_dict, cli))
+
+
+def run_config(config) -> RunResult:
+    """`run` of a configuration that is already made, by ``build_config`` or from a record by ``restore_config``."""
     folder = run_folder(config)
     config["checkpoint_dir"] = str(folder)
     finished = folder / RESULT_FILE
@@ -112,8 +117,12 @@ def _run(config, folder: Path, say) -> RunResult:
         if isinstance(test, EvalData):
             fold_in(model, test.known_dataset()) if _scores_by_user_rows(config) else None
         metrics = dict(trainer.evaluate(test, load_best_model=False))
+    slices = {}
     if isinstance(test, EvalData):
-        _write_per_user(folder / PER_USER_FILE, data, trainer.last_results)
+        write_per_user(folder / PER_USER_FILE, data, trainer.last_results)
+        first = test.tasks[0]
+        lists = trainer.last_results[first.name].top_items
+        slices = slice_metrics(first, lists, test.item_counts, test.metrics, test.topk)
     clock.seconds["valid"] = sum(stage.eval_seconds for stage in training.results)
     clock.seconds["train"] -= clock.seconds["valid"]
     result = RunResult(
@@ -140,6 +149,7 @@ def _run(config, folder: Path, say) -> RunResult:
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         n_parameters=n_parameters,
         experts=model.expert_usage() if hasattr(model, "expert_usage") else {},
+        slices=slices,
         run_folder=os.path.relpath(folder),
     )
     _write(folder / RESULT_FILE, result.to_json())
@@ -158,7 +168,7 @@ def _scores_by_user_rows(config) -> bool:
     return config["MODEL_TYPE"].name in ("GENERAL", "TRADITIONAL")
 
 
-def _write_per_user(path: Path, data, results) -> None:
+def write_per_user(path: Path, data, results) -> None:
     """One row a test user: token and every per-user metric, those of secondary tasks prefixed."""
     import pandas as pd
 

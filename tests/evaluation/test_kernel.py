@@ -224,7 +224,9 @@ def test_against_recbole(n_candidates, tail_ratio):
     )
     gauc = expected.pop("gauc")
     assert np.average(ours.per_user["auc"], weights=task.n_pos) == approx(gauc, abs=1e-6)  # theirs is float32
-    assert {key: value for key, value in ours.metrics.items() if key != "auc"} == approx(expected, abs=1e-9)
+    # RecBole has no novelty
+    found = {key: value for key, value in ours.metrics.items() if key != "auc" and not key.startswith("novelty")}
+    assert found == approx(expected, abs=1e-9)
 
 
 RANX = """

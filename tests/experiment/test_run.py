@@ -64,18 +64,27 @@ class TestRecord:
         assert result.test_reads == 1 and result.versions["torch"] == torch.__version__
 
     def test_metrics_of_both_tasks(self, result):
-        names = {f"{m}@{k}" for m in ("ndcg", "hit", "recall", "mrr", "precision") for k in (5, 10, 20)}
+        shares = ("ndcg", "hit", "recall", "mrr", "precision", "itemcoverage", "giniindex", "tailpercentage")
+        names = {f"{m}@{k}" for m in (*shares, "averagepopularity", "novelty") for k in (5, 10, 20)}
         assert set(result.test) == names | {f"few/{name}" for name in names} == set(result.valid)
-        assert all(0.0 <= v <= 1.0 for v in result.test.values())
+        assert all(0.0 <= v <= 1.0 for name, v in result.test.items() if name.split("/")[-1].split("@")[0] in shares)
         assert result.valid == result.stages[-1]["valid"]
         assert result.valid["ndcg@10"] == result.stages[-1]["best_valid"]
 
     def test_per_user_metrics_average_to_the_test_metrics(self, folder, result):
         table = pd.read_parquet(home(folder, result) / "per_user.parquet")
         assert sorted(table["user"]) == sorted(f"u{k}" for k in range(30))
+        of_all_lists = ("itemcoverage", "giniindex")
         for name, value in result.test.items():
-            assert table[name].mean() == pytest.approx(value, abs=1e-12)
+            if not name.split("/")[-1].startswith(of_all_lists):
+                assert table[name].mean() == pytest.approx(value, abs=1e-12)
         assert table["ndcg@10"].nunique() > 1
+
+    def test_slices_are_of_all_test_targets(self, result):
+        assert set(result.slices) == {"head", "tail"}  # every item of the cycle is used
+        assert sum(s["positives"] for s in result.slices.values()) == 30
+        mean = sum(s["ndcg@10"] * s["rows"] for s in result.slices.values()) / 30  # one target a user
+        assert mean == pytest.approx(result.test["ndcg@10"])
 
     def test_the_configuration_is_kept(self, folder, result):
         assert yaml.safe_load((home(folder, result) / "config.yaml").read_text()) == result.config

@@ -123,9 +123,13 @@ class TestGuard:
             trainer.fit(loader, valid, verbose=False)
 
     def test_no_training_batch(self, parts):
-        trainer, _, _, valid = parts()
+        trainer, _, loader, valid = parts()
+
+        class Empty(list):
+            dataset = loader.dataset
+
         with pytest.raises(TrainingError, match="stage warm-up has no training batch"):
-            trainer.fit([], valid, verbose=False)
+            trainer.fit(Empty(), valid, verbose=False)
 
 
 class TestEpoch:
