@@ -57,7 +57,9 @@ CLOSED = {
         | {"markov_decay": [0.8, 0.9], "markov_window": [20, 50], "markov_norm": ["row", "cosine"]},
     ),
 }
-SEED, FAME_SEEDS = 2020, 2
+SEED = 2020
+# controls that only say where a gain comes from
+FEW_SEEDS = {label: 2 for label in TRAINED if "fame only" in label or "alone" in label}
 REFERENCE = "UR4RecMoE"
 
 
@@ -98,7 +100,7 @@ def jobs_of(protocol: str, seeds: int, only: str) -> list[dict]:
     ]
     for k in range(seeds):
         for label, (model, settings) in TRAINED.items():
-            if settings.get("placebo") != "popularity" or k < FAME_SEEDS:
+            if label not in FEW_SEEDS or k < FEW_SEEDS[label]:
                 job = {"label": label, "model": model, "protocol": protocol, "settings": settings, "seed": SEED + k}
                 jobs.append(job)
     return [job for job in jobs if job["label"].startswith(only)]

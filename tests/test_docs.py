@@ -14,9 +14,10 @@ from test_imports import back_edges
 
 import recbole_llm
 from recbole_llm import paths, registry
-from recbole_llm.cli import encode
+from recbole_llm.cli import compare, encode, report, reproduce
 from recbole_llm.cli.dispatch import COMMANDS
 from recbole_llm.cli.train import parse
+from recbole_llm.comparison.plan import read_ablation, read_plan
 from recbole_llm.config.checks import check_keys, known_keys
 from recbole_llm.config.locate import recbole_dir
 from recbole_llm.config.sources import user_layers
@@ -26,7 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLE = (ROOT / "docs" / "add_a_model.md").read_text(encoding="utf-8")
 MODULE = "recbole_llm.model.sequential.text_sasrec"
-SWITCHES = {"json", "help", "list", "debug", "config_files"}  # options of the command line that are no settings
+# options of the command line that are no settings
+SWITCHES = {"json", "help", "list", "debug", "config_files"} | {
+    option.removeprefix("--").replace("-", "_")
+    for parser in (compare._parser(False), report._parser(), reproduce._parser())
+    for option in parser._option_string_actions
+}
 PLACEHOLDER = "KEY"
 PROJECT_MODELS = set(MODELS)
 PROGRAMS = ("python", "make", "recbole-llm", "pip", "uv")
@@ -75,6 +81,13 @@ def check_command(words: list[str]) -> None:
         assert command in COMMANDS
         if command == "encode":
             encode._parser().parse_args(rest)
+        elif command in ("compare", "ablate"):
+            _, settings = compare._parser(command == "ablate").parse_known_args(rest)
+            check_settings(settings)
+        elif command == "report":
+            report._parser().parse_args(rest)
+        elif command == "reproduce":
+            reproduce._parser().parse_args(rest)
         elif command == "train":
             check_settings(rest)
     elif program == "pip":
@@ -119,7 +132,7 @@ def test_every_option_and_key_in_the_text_exists(document):
     for span in spans(document.read_text(encoding="utf-8")):
         if span.startswith("--"):
             for option in shlex.split(span):
-                key = re.match(r"--(\w+)", option)[1]
+                key = re.match(r"--([\w-]+)", option)[1].replace("-", "_")
                 assert key in known_keys() | SWITCHES | {PLACEHOLDER}, span
                 if "<" not in option and key not in SWITCHES | {PLACEHOLDER}:
                     check_settings([option])
@@ -128,10 +141,17 @@ def test_every_option_and_key_in_the_text_exists(document):
 
 
 @pytest.mark.parametrize("document", DOCS, ids=name)
-def test_every_key_of_a_yaml_block_or_table_exists(document):
+def test_every_key_of_a_yaml_block_or_table_exists(document, tmp_path):
     text = document.read_text(encoding="utf-8")
     for block in blocks(text, "yaml"):
-        check_keys([(name(document), yaml.safe_load(block))], set())
+        content = yaml.safe_load(block)
+        if {"rows", "base"} & set(content):
+            file = tmp_path / "plan.yaml"
+            file.write_text(block, encoding="utf-8")
+            plan = read_plan(file) if "rows" in content else read_ablation(file)
+            check_keys([(row.label, row.settings) for row in plan.rows], set())
+        else:
+            check_keys([(name(document), content)], set())
     for table in re.findall(r"^\| keys? \|.*\n\|[-| ]+\n((?:\|.*\n)+)", text, flags=re.MULTILINE):
         for row in table.splitlines():
             keys = re.findall(r"`(\w+)[^`]*`", row.split("|")[1])

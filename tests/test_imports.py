@@ -22,8 +22,10 @@ ALLOWED = {
     "evaluation": FREE,
     "trainer": FREE | {"model.losses", "evaluation"},
     "experiment": FOUNDATIONS | {"data", "model", "evaluation", "trainer"},
+    "comparison": FOUNDATIONS | {"experiment", "trainer", "evaluation", "data.files"},
+    "report": FREE | {"comparison", "data.files"},
     # the commands build on experiments; encode and doctor look at feature files, which are data, not runs
-    "cli": FOUNDATIONS | {"experiment", "data"},
+    "cli": FOUNDATIONS | {"experiment", "comparison", "report", "data"},
     "": {"experiment"},  # the package itself gives out run and load
 }
 ENCODER_LIBRARIES = {"sentence_transformers", "transformers"}

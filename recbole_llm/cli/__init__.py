@@ -1,4 +1,4 @@
-"""Command line: ``recbole-llm [train|doctor|encode]``, RecBole style, train being the default."""
+"""Command line: ``recbole-llm COMMAND``, RecBole style, train being the default command."""
 
 from recbole_llm.cli.dispatch import main
 

@@ -7,11 +7,15 @@ from importlib import import_module
 
 from recbole_llm.errors import ConfigError, RecBoleLLMError
 
-# command -> module with `main(argv) -> int`, imported when chosen
+# command -> module:function(argv) -> int, imported when chosen
 COMMANDS = {
-    "train": "recbole_llm.cli.train",
-    "doctor": "recbole_llm.cli.doctor",
-    "encode": "recbole_llm.cli.encode",
+    "train": "recbole_llm.cli.train:main",
+    "compare": "recbole_llm.cli.compare:main",
+    "ablate": "recbole_llm.cli.compare:main_ablate",
+    "report": "recbole_llm.cli.report:main",
+    "reproduce": "recbole_llm.cli.reproduce:main",
+    "doctor": "recbole_llm.cli.doctor:main",
+    "encode": "recbole_llm.cli.encode:main",
 }
 
 
@@ -57,7 +61,8 @@ def _command(arguments: list[str]) -> Callable[[list[str]], int]:
             raise ConfigError(
                 f"unknown command '{name}' (commands: {', '.join(COMMANDS)}); settings are given as --key=value"
             )
-    return import_module(COMMANDS[name]).main
+    module, _, function = COMMANDS[name].partition(":")
+    return getattr(import_module(module), function)
 
 
 def _fail(message: str) -> int:

@@ -17,9 +17,16 @@ _SHOWN = """
 
 _HELP = """\
 usage: python run_recbole_llm.py --model=NAME --dataset=NAME [--config_files="a.yaml b.yaml"] [--KEY=VALUE ...]
-       recbole-llm [train | doctor | encode] ...         (train is the default; encode and doctor have their own --help)
+       recbole-llm COMMAND ...     (train is the default, with the options below; the others have their own --help)
 
-Trains one model, chooses its best epoch on validation rows, evaluates it once on test rows and prints the result.
+  compare    many models under one protocol: one table, paired tests, resumable
+  ablate     one thing at a time switched off or exchanged in a model
+  report     Markdown, LaTeX, CSV and one HTML page from records
+  reproduce  a run again from its record alone
+  encode     texts -> feature files
+  doctor     what is installed, patched and missing
+
+train runs one model, chooses its best epoch on validation rows, evaluates it once on test rows and prints the result.
 
 examples
   python run_recbole_llm.py --model=UR4RecMoE --dataset=ml-100k           the main model

@@ -1,0 +1,153 @@
+"""``recbole-llm compare`` and ``recbole-llm ablate``: many runs under one protocol, one table."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from recbole_llm.comparison.plan import Plan, Row, make_plan, read_ablation, read_plan
+from recbole_llm.config.sources import parse_command_line
+from recbole_llm.errors import ConfigError
+
+_COMPARE = """Run models under the same split, candidates, masking and seeds, and test the differences."""
+_ABLATE = """Switch off, or exchange, one thing at a time in a model, and test what it cost."""
+_EPILOG = """\
+Other options, as --key=value, are settings of every row. Finished runs are kept in the output folder and not run again
+while their settings, code and data stay the same; a run that fails stays in the table with its reason and is tried
+again next time. Validation chooses, the test split is read once a run."""
+
+
+def _parser(ablation: bool) -> argparse.ArgumentParser:
+    name = "ablate" if ablation else "compare"
+    parser = argparse.ArgumentParser(
+        prog=f"recbole-llm {name}",
+        description=_ABLATE if ablation else _COMPARE,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    folder = "ablation" if ablation else "compare"
+    parser.add_argument("file", nargs="?", help=f"YAML file; a bare name is looked up in properties/{folder}/ too")
+    if not ablation:
+        parser.add_argument("--models", help="comma-separated, in the place of a file; the last one is the reference")
+        parser.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="LABEL=FILE",
+            help="add a row for another system's top lists: parquet, csv or tsv with user, item and rank or score",
+        )
+    parser.add_argument("--dataset", help="over the file's")
+    parser.add_argument("--protocols", help="comma-separated, over the file's")
+    parser.add_argument("--seeds", type=int, help="runs a trained model, over the file's (default 5)")
+    parser.add_argument("-o", "--out", type=Path, help=f"folder of records and report (default runs/{name}/<name>)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared out (default 1)")
+    parser.add_argument("--ray", action="store_true", help="run on the Ray cluster that RAY_ADDRESS names")
+    parser.add_argument("--memory-gib", type=float, help="memory a run may take; more ends it, with its reason")
+    parser.add_argument("--no-estimate", action="store_true", help="start at once")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would run, and how long it takes")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compare models. Returns: 0, or 1 when a row has no result."""
+    return _main(argv, ablation=False)
+
+
+def main_ablate(argv: Sequence[str]) -> int:
+    """Ablate a model. Returns: see :func:`main`."""
+    return _main(argv, ablation=True)
+
+
+def _main(argv: Sequence[str], ablation: bool) -> int:
+    parser = _parser(ablation)
+    args, rest = parser.parse_known_args(argv)
+    plan = _plan(args, rest, ablation)
+    name = Path(args.file).stem if args.file else "-".join(row.label for row in plan.rows)[:60]
+    out = args.out or Path("runs") / ("ablate" if ablation else "compare") / name
+    if args.jobs < 1:
+        raise ConfigError(f"--jobs must be at least 1, not {args.jobs}")
+
+    from recbole_llm.comparison.execute import estimate, execute
+    from recbole_llm.comparison.record import FAILED, read_records, write_records
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    if not args.no_estimate or args.dry_run:
+        seconds = estimate(plan, out, args.jobs, say)
+        say(f"in all about {seconds / 60:.0f} min at most with {args.jobs} at a time" if seconds else "nothing to run")
+        if args.dry_run:
+            return 0
+    runner = None
+    if args.ray:
+        from recbole_llm.comparison.cluster import RayCluster
+
+        runner = RayCluster(args.jobs)
+    records = execute(plan, out, jobs=args.jobs, memory_gib=args.memory_gib, runner=runner, say=say)
+    imported = _imported(args, plan, out, say)
+    if imported:
+        write_records(out, [*read_records(out), *imported])
+        records = imported + records
+
+    from recbole_llm.report import markdown
+    from recbole_llm.report.write import available_formats, make_report, write_files
+
+    title, formats = plan.title or None, available_formats()
+    report = make_report([out], reference=plan.reference, tested=plan.tested, title=title, note=plan.note)
+    written = write_files(report, out, formats)
+    say(f"report: {', '.join(os.path.relpath(path) for path in written)}")
+    if "html" not in formats:
+        say("no index.html: it needs jinja2 and matplotlib; run: pip install 'recbole-llm[report]'")
+    failed = [record for record in records if record.status == FAILED]
+    if args.json:
+        rows = [
+            {"label": r.label, "protocol": r.protocol, "seed": r.seed, "status": r.status, "reason": r.reason}
+            | {"valid": r.result.valid if r.result else {}, "test": r.result.test if r.result else {}}
+            for r in records
+        ]
+        print(json.dumps({"out": str(out), "rows": rows}))
+    else:
+        print(markdown.results(report))
+    return 1 if failed else 0
+
+
+def _plan(args: argparse.Namespace, rest: list[str], ablation: bool) -> Plan:
+    """The file's plan, or the command line's, with the command line over it."""
+    settings = parse_command_line(rest) if rest else {}
+    over = {"dataset": args.dataset, "seeds": args.seeds}
+    over |= {"protocols": args.protocols.split(",") if args.protocols else None}
+    models = None if ablation else args.models
+    if bool(args.file) == bool(models):
+        raise ConfigError(
+            "name a YAML file" + ("" if ablation else ", or models as in --models Pop,EASE,SASRecAll --dataset ml-100k")
+        )
+    if models:
+        rows = [Row(name, name) for name in models.split(",")]
+        return make_plan(over | {"settings": settings}, rows, "the command line")
+    plan = read_ablation(args.file) if ablation else read_plan(args.file)
+    changes = {key: tuple(v) if isinstance(v, list) else v for key, v in over.items() if v is not None}
+    return replace(plan, **changes, settings={**plan.settings, **settings})
+
+
+def _imported(args: argparse.Namespace, plan: Plan, out: Path, say) -> list:
+    """Records of the foreign systems, under every protocol."""
+    found = []
+    for entry in getattr(args, "imports", []):
+        label, equals, path = entry.partition("=")
+        if not equals:
+            raise ConfigError(f"--import takes LABEL=FILE, not '{entry}'")
+        from recbole_llm.comparison.foreign import import_recommendations
+
+        found += [
+            import_recommendations(
+                Path(path), label=label, dataset=plan.dataset, protocol=p, settings=plan.settings, out=out, say=say
+            )
+            for p in plan.protocols
+        ]
+    return found

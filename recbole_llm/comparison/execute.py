@@ -1,0 +1,220 @@
+"""Runs the jobs of a plan, several at a time, each in its own process; what has a valid record is not run again."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from recbole_llm.comparison.plan import Job, Plan
+from recbole_llm.comparison.record import FAILED, OK, Record, read_records, write_records
+from recbole_llm.comparison.worker import blank_record
+from recbole_llm.errors import RecBoleLLMError
+
+LOG_FOLDER = "logs"
+Say = Callable[[str], None]
+
+
+class Runner:
+    """Starts runs somewhere; a context manager."""
+
+    def __enter__(self) -> "Runner":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def start(self, job: Job, out: Path) -> Future:
+        """The job's record, in future."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End what runs; what has not begun does not begin."""
+
+
+def valid_records(jobs: Sequence[Job], records: Iterable[Record], out: Path) -> dict[int, Record]:
+    """By id() of the job, the finished records that hold: their settings, grid, code and data are the current ones."""
+    known = {record.key: record for record in records if record.status == OK}
+    found = {}
+    for job in jobs:
+        record = known.get((job.dataset, job.protocol, job.label, job.seed))
+        if record is None:
+            continue
+        try:
+            now = blank_record(job, out)
+        except RecBoleLLMError:
+            continue
+        if all(getattr(record, f) == getattr(now, f) for f in ("config_hash", "code_hash", "data_hash", "grid")):
+            found[id(job)] = record
+    return found
+
+
+def execute(
+    plan: Plan,
+    out: Path,
+    *,
+    jobs: int = 1,
+    memory_gib: float | None = None,
+    runner: Runner | None = None,
+    say: Say = print,
+) -> list[Record]:
+    """Run what a plan's folder lacks, and return the plan's records in its order.
+
+    Args:
+        out: folder of the comparison; records are written there as runs end.
+        jobs: runs at a time. memory_gib: address space a run may take; None: no limit.
+        runner: starts runs; None: processes on this machine. say: receives a line of progress.
+    """
+    todo = plan.jobs()
+    records = {record.key: record for record in read_records(out)}
+    done = valid_records(todo, records.values(), out)
+    open_jobs = [job for job in todo if id(job) not in done]
+    say(f"{len(todo)} runs: {len(done)} have a record, {len(open_jobs)} to do, {jobs} at a time")
+    start, finished = time.monotonic(), 0
+    with runner or Processes(jobs, memory_gib) as starter:
+        later = [job for job in open_jobs if _waits(job, open_jobs)]
+        waiting = {starter.start(job, out): job for job in open_jobs if job not in later}
+        try:
+            while waiting:
+                ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    job, record = waiting.pop(future), future.result()
+                    records[record.key] = record
+                    write_records(out, list(records.values()))
+                    finished += 1
+                    ready = [other for other in later if _waits(other, [job])]
+                    later = [other for other in later if other not in ready]
+                    waiting |= {starter.start(other, out): other for other in ready}
+                    left = (time.monotonic() - start) / finished * (len(waiting) + len(later))
+                    say(f"[{len(done) + finished}/{len(todo)}] {_outcome(job, record)}; {_about(left)} left")
+        except BaseException:
+            starter.stop()
+            raise
+    keys = [(job.dataset, job.protocol, job.label, job.seed) for job in in_order(plan)]
+    write_records(out, [records[key] for key in keys] + [r for key, r in records.items() if key not in keys])
+    return [records[key] for key in keys]
+
+
+def _waits(job: Job, others: Sequence[Job]) -> bool:
+    """Whether one of the others makes the job's choice from the grid: the first seed chooses for all."""
+    row = job.label, job.protocol, job.choice_seed
+    return bool(job.grid) and job.seed != job.choice_seed and any((o.label, o.protocol, o.seed) == row for o in others)
+
+
+def in_order(plan: Plan) -> list[Job]:
+    """Jobs by protocol and row, as a table shows them."""
+    rows = {row.label: k for k, row in enumerate(plan.rows)}
+    return sorted(plan.jobs(), key=lambda job: (plan.protocols.index(job.protocol), rows[job.label], job.seed))
+
+
+def _outcome(job: Job, record: Record) -> str:
+    if record.status == FAILED:
+        return f"{job.name}: failed, {record.reason}"
+    metric = record.result.config["valid_metric"].lower()
+    seconds = sum(record.result.seconds.values()) + record.grid_seconds
+    return f"{job.name}: valid {metric} {record.result.valid[metric]:.4f}, {seconds:.0f} s"
+
+
+def _about(seconds: float) -> str:
+    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
+
+
+class Processes(Runner):
+    """Runs jobs in processes of this machine, the cores shared out among them."""
+
+    def __init__(self, jobs: int, memory_gib: float | None = None) -> None:
+        self._pool, self._memory = ThreadPoolExecutor(jobs), memory_gib
+        self._threads = max(1, (os.cpu_count() or 1) // jobs)
+        self._running: set[subprocess.Popen] = set()
+        self._stopped = False
+
+    def __exit__(self, *_) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def start(self, job: Job, out: Path) -> Future:
+        """The job's record, in future."""
+        return self._pool.submit(self._record, job, out)
+
+    def estimate(self, job: Job, out: Path) -> float | None:
+        """See :func:`recbole_llm.comparison.estimate.probe`; None where the job cannot even start."""
+        answer, _ = self._ask(job, out, {"estimate": True})
+        return None if answer is None else json.loads(answer)["seconds"]
+
+    def stop(self) -> None:
+        """Kill what runs; what has not begun does not begin."""
+        self._stopped = True
+        for process in list(self._running):
+            process.kill()
+
+    def _record(self, job: Job, out: Path) -> Record:
+        if self._stopped:
+            raise KeyboardInterrupt
+        answer, reason = self._ask(job, out, {"memory_gib": self._memory})
+        if answer is not None:
+            return Record.from_json(answer)
+        return replace(blank_record(job, out), status=FAILED, reason=reason)
+
+    def _ask(self, job: Job, out: Path, request: dict) -> tuple[str | None, str]:
+        """A worker's answer, or None and why there is none."""
+        log = out / LOG_FOLDER / f"{_file_name(job)}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {"OMP_NUM_THREADS": str(self._threads)}
+        with tempfile.TemporaryDirectory() as folder, log.open("w", encoding="utf-8") as file:
+            answer = Path(folder) / "answer.json"
+            request |= {"job": asdict(job), "out": str(out.resolve()), "answer": str(answer)}
+            command = [sys.executable, "-m", "recbole_llm.comparison.worker"]
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment, text=True
+            )
+            self._running.add(process)
+            try:
+                process.communicate(json.dumps(request))
+            finally:
+                self._running.discard(process)
+            if answer.is_file():
+                return answer.read_text(encoding="utf-8"), ""
+        if process.returncode == -9:
+            return None, "killed by the system, most likely for lack of memory"
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = " ".join(lines[-1].split())[:300] if lines else "no message"
+        return None, f"the process ended with code {process.returncode} ({last}); see {log}"
+
+
+def _file_name(job: Job) -> str:
+    kept = "".join(c if c.isalnum() else "-" for c in job.label).strip("-")
+    return f"{kept}-{job.protocol}-s{job.seed}"
+
+
+def estimate(plan: Plan, out: Path, jobs: int, say: Say) -> float:
+    """Seconds that :func:`execute` will take at most: known rows from records, the others by a few steps each.
+
+    Args:
+        say: receives one line a row.
+    """
+    from recbole_llm.comparison.choice import grid_points
+    from recbole_llm.comparison.estimate import from_records
+
+    todo, records = plan.jobs(), read_records(out)
+    done = valid_records(todo, records, out)
+    open_jobs = [job for job in todo if id(job) not in done]
+    by_row: dict[tuple[str, str], list[Job]] = {}
+    for job in open_jobs:
+        by_row.setdefault((job.label, job.protocol), []).append(job)
+    total = 0.0
+    with Processes(1) as starter:
+        starter._threads = max(1, (os.cpu_count() or 1) // jobs)
+        for (label, protocol), group in by_row.items():
+            known = from_records(group[0], records)
+            seconds = starter.estimate(group[0], out) if known is None else known
+            if seconds is None:
+                say(f"{label}, {protocol}: does not start, see {out / LOG_FOLDER}")
+                continue
+            runs = len(group) + len(grid_points(group[0].grid))
+            total += runs * seconds
+            say(f"{label}, {protocol}: {runs} x {'' if known else 'at most '}{seconds:.0f} s")
+    return total / jobs

@@ -1,0 +1,215 @@
+"""What to compare: rows (models with settings), protocols, seeds. Read from YAML, checked before anything runs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_llm.config.checks import check_keys
+from recbole_llm.errors import ConfigError
+from recbole_llm.paths import properties_dir
+from recbole_llm.registry import check_model_name, did_you_mean, model_spec
+
+FIRST_SEED = 2020
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        label: its name; the model's, where the file gives none.
+        settings: as in a config file, over those of the plan.
+        grid: setting -> values to choose from by validation, all combinations; chosen once, with the first seed.
+        seeds: how many; None: the plan's, or one for a closed-form model.
+    """
+
+    label: str
+    model: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, list] = field(default_factory=dict)
+    seeds: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a row under one protocol with one seed; ``choice_seed`` is that of the row's choice from its grid."""
+
+    label: str
+    model: str
+    dataset: str
+    protocol: str
+    seed: int
+    choice_seed: int
+    settings: Mapping[str, Any]
+    grid: Mapping[str, list]
+
+    @property
+    def name(self) -> str:
+        """How a log line calls it."""
+        return f"{self.label}, {self.protocol}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison.
+
+    Attributes:
+        title, note: heading of the report, and a remark above its tables.
+        seeds: runs a row, with the seeds first_seed, first_seed + 1, ...; the same ones for every row.
+        reference: label that the others are tested against; the last row, where the file names none.
+        tested: per-user metrics that are tested.
+        settings: of every row.
+    """
+
+    dataset: str
+    rows: tuple[Row, ...]
+    protocols: tuple[str, ...] = ("loo-full",)
+    seeds: int = 5
+    first_seed: int = FIRST_SEED
+    reference: str = ""
+    tested: tuple[str, ...] = ("ndcg@10",)
+    title: str = ""
+    note: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        labels = [row.label for row in self.rows]
+        if not labels:
+            raise ConfigError("the comparison has no rows; list models under rows")
+        twice = [label for k, label in enumerate(labels) if label in labels[:k]]
+        if twice:
+            raise ConfigError(f"two rows are called '{twice[0]}'; give one of them another label")
+        check_keys([("settings", self.settings)], set())
+        for row in self.rows:
+            check_model_name(row.model)
+            check_keys([(f"row {row.label}", {**row.settings, **row.grid})], set())
+        for name, value in [
+            ("seeds", self.seeds),
+            *(("seeds", row.seeds) for row in self.rows if row.seeds is not None),
+        ]:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+        known = sorted(path.stem for path in (properties_dir() / "protocol").glob("*.yaml"))
+        for protocol in self.protocols:
+            if protocol not in known:
+                hint = did_you_mean(protocol, known) or f"; choose from {', '.join(known)}"
+                raise ConfigError(f"unknown protocol '{protocol}'{hint}")
+        if not self.reference:
+            object.__setattr__(self, "reference", labels[-1])
+        elif self.reference not in labels:
+            raise ConfigError(f"reference '{self.reference}' is no row{did_you_mean(self.reference, labels)}")
+
+    def jobs(self) -> list[Job]:
+        """All runs by seed, so that a comparison broken off has the same seeds of every row."""
+        return sorted(self._jobs(), key=lambda job: job.seed)
+
+    def _jobs(self) -> Iterator[Job]:
+        for protocol in self.protocols:
+            for row in self.rows:
+                n_seeds = row.seeds or (1 if _closed_form(row.model) else self.seeds)
+                for k in range(n_seeds):
+                    settings = {**self.settings, **row.settings}
+                    seed = self.first_seed + k
+                    yield Job(row.label, row.model, self.dataset, protocol, seed, self.first_seed, settings, row.grid)
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Plan of a comparison's YAML file; a bare name is also looked up in properties/compare/.
+
+    Raises:
+        ConfigError: for a file that is missing or no YAML mapping, an unknown key, model or protocol.
+    """
+    content = read_yaml(path, "compare")
+    rows = content.pop("rows", None) or []
+    return make_plan(content, [_row(entry) for entry in _list(rows, "rows")], path)
+
+
+def read_ablation(path: str | Path) -> Plan:
+    """Plan of an ablation's YAML file: a base row and what is changed in it, one row a variant.
+
+    ``base`` holds a row's keys; ``variants`` a list of rows whose settings lie over the base's.
+
+    Raises:
+        ConfigError: see :func:`read_plan`.
+    """
+    content = read_yaml(path, "ablation")
+    if not isinstance(content.get("base"), Mapping):
+        raise ConfigError(f"{path}: an ablation needs a base with model (and may have settings, label, grid)")
+    base = _row(content.pop("base"))
+    variants = []
+    for entry in _list(content.pop("variants", None) or [], "variants"):
+        if not isinstance(entry, Mapping) or "label" not in entry:
+            raise ConfigError(f"{path}: a variant needs a label and settings, not {entry!r}")
+        row = _row({"model": base.model, **entry})
+        settings = {**base.settings, **row.settings}
+        variants.append(Row(row.label, row.model, settings, row.grid or base.grid, row.seeds or base.seeds))
+    if not variants:
+        raise ConfigError(f"{path}: the ablation has no variants")
+    return make_plan({"reference": base.label, **content}, [*variants, base], path)
+
+
+def make_plan(content: Mapping[str, Any], rows: Sequence[Row], where: str | Path) -> Plan:
+    """Plan of the remaining keys of a file, or of the command line."""
+    known = [f.name for f in fields(Plan) if f.name != "rows"]
+    _check_keys(content, known, str(where))
+    if not content.get("dataset"):
+        raise ConfigError(f"{where}: dataset is missing; name one, for example dataset: ml-100k")
+    lists = {key: tuple(_list(content[key], key)) for key in ("protocols", "tested") if content.get(key)}
+    return Plan(**{k: v for k, v in content.items() if v is not None} | lists | {"rows": tuple(rows)})
+
+
+def read_yaml(path: str | Path, folder: str) -> dict[str, Any]:
+    """A YAML mapping; a bare name is also looked up below properties/, in ``folder``."""
+    found = Path(path)
+    if not found.is_file():
+        found = properties_dir() / folder / found.name
+        found = found if found.suffix else found.with_suffix(".yaml")
+    if not found.is_file():
+        shipped = sorted(p.name for p in (properties_dir() / folder).glob("*.yaml"))
+        raise ConfigError(f"there is no file {path}; shipped ones: {', '.join(shipped) or 'none'}")
+    try:
+        content = yaml.safe_load(found.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{found} is no valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{found} must hold keys and values, such as dataset: ml-100k")
+    return content
+
+
+def _row(entry: object) -> Row:
+    if isinstance(entry, str):
+        return Row(entry, entry)
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("model"), str):
+        raise ConfigError(f"a row is a model's name, or has the key model; this one has not: {entry!r}")
+    _check_keys(entry, [f.name for f in fields(Row)], f"row {entry.get('label', entry['model'])}")
+    for key in ("settings", "grid"):
+        if not isinstance(entry.get(key) or {}, Mapping):
+            raise ConfigError(f"row {entry.get('label', entry['model'])}: {key} must map settings to values")
+    grid = {str(k): _list(v, f"grid.{k}") for k, v in (entry.get("grid") or {}).items()}
+    label = str(entry.get("label") or entry["model"])
+    return Row(label, entry["model"], dict(entry.get("settings") or {}), grid, entry.get("seeds"))
+
+
+def _list(value: object, key: str) -> list:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{key} must be a list, not {value!r}")
+    return list(value)
+
+
+def _check_keys(content: Mapping, known: Sequence[str], where: str) -> None:
+    unknown = [str(key) for key in content if key not in known]
+    if unknown:
+        hint = did_you_mean(unknown[0], list(known)) or f"; known are {', '.join(known)}"
+        raise ConfigError(f"{where}: unknown key '{unknown[0]}'{hint}")
+
+
+def _closed_form(model: str) -> bool:
+    spec = model_spec(model)
+    return spec.closed_form if spec else model in _RECBOLE_CLOSED_FORM
+
+
+# RecBole's models that are solved, not trained; seeds do not change them
+_RECBOLE_CLOSED_FORM = {"ADMMSLIM", "EASE", "ItemKNN", "NCEPLRec", "Pop", "SLIMElastic"}

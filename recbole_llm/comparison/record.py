@@ -1,0 +1,116 @@
+"""Records of a comparison: what became of every run of its plan, and where its per-user metrics lie.
+
+A comparison's folder holds ``records.jsonl`` (one line a run), ``per_user/<run>.parquet`` and, as long as nobody
+deletes them, the run folders themselves in ``runs/``. The first two are all that a report needs.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from recbole_llm.data.files import atomic_writer
+from recbole_llm.errors import DataError
+from recbole_llm.experiment.record import RunResult
+
+RECORDS_FILE, PER_USER_FOLDER = "records.jsonl", "per_user"
+OK, FAILED = "ok", "failed"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of a comparison.
+
+    Attributes:
+        label: row of the table. model, dataset, protocol, seed: what was run.
+        status: "ok" or "failed"; reason: one sentence on a failure.
+        chosen: the grid point that validation chose; tried: how many there were (0: no grid).
+        grid: what it was chosen from. grid_seconds: what the choice cost.
+        config_hash, code_hash, data_hash: of the settings before the choice, of the code and of the files that the run
+            depends on; the record is valid while they are the current ones.
+        result: the run's own record; None after a failure.
+    """
+
+    label: str
+    model: str
+    dataset: str
+    protocol: str
+    seed: int
+    status: str
+    reason: str = ""
+    chosen: dict = field(default_factory=dict)
+    tried: int = 0
+    grid: dict = field(default_factory=dict)
+    grid_seconds: float = 0.0
+    config_hash: str = ""
+    code_hash: str = ""
+    data_hash: str = ""
+    result: RunResult | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What a comparison has one record of."""
+        return self.dataset, self.protocol, self.label, self.seed
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run folder, and of the per-user file."""
+        return Path(self.result.run_folder).name if self.result else ""
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Record":
+        """Raises: DataError for a line that is no record."""
+        try:
+            fields = json.loads(line)
+            result = fields["result"]
+            return cls(**fields | {"result": None if result is None else RunResult(**result)})
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"not a record of a comparison ({error}); make it anew with recbole-llm compare") from None
+
+
+def read_records(folder: str | Path) -> list[Record]:
+    """Records of a comparison's folder, the later of two with one key; empty where there are none yet."""
+    path = Path(folder) / RECORDS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return list({record.key: record for record in map(Record.from_json, filter(None, lines))}.values())
+
+
+def write_records(folder: str | Path, records: Sequence[Record]) -> None:
+    """Replace the records of a folder, atomically."""
+    with atomic_writer(Path(folder) / RECORDS_FILE) as file:
+        file.write("".join(record.to_json() + "\n" for record in records).encode())
+
+
+def per_user_file(folder: str | Path, record: Record) -> Path:
+    """Where the per-user metrics of a record lie."""
+    return Path(folder) / PER_USER_FOLDER / f"{record.run_name}.parquet"
+
+
+def read_per_user(
+    folder: str | Path, record: Record, metrics: Sequence[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Per-user metrics of a run, users in token order.
+
+    Args:
+        metrics: names, such as "ndcg@10" or "full/ndcg@10"; those that the run has not are left out.
+    Returns:
+        users [n] str, {metric: [n] float64, NaN where a user has none}.
+    Raises:
+        DataError: when the file is missing or holds no users.
+    """
+    import pandas as pd
+
+    path = per_user_file(folder, record)
+    if not path.is_file():
+        raise DataError(f"{path} is missing: copy it from where {record.label} was run, or run the comparison again")
+    table = pd.read_parquet(path)
+    if "user" not in table:
+        raise DataError(f"{path} has no column 'user'; run the comparison again")
+    table = table.assign(user=table["user"].astype(str)).sort_values("user")
+    return table["user"].to_numpy(), {m: table[m].to_numpy(np.float64) for m in metrics if m in table}

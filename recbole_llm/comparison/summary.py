@@ -1,0 +1,259 @@
+"""From records to a table: means, costs, paired tests against a reference, best and second best. No formatting here."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from recbole_llm.comparison.record import FAILED, OK, Record, read_per_user
+from recbole_llm.errors import DataError
+from recbole_llm.evaluation.significance import TESTS, benjamini_hochberg, holm, paired_tests, seed_tests
+
+# metrics of which less is better; all others: more
+LESS_IS_BETTER = ("giniindex", "averagepopularity", "logloss", "rmse", "mae")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metric of one row: mean and standard deviation (n - 1) over its seeds, None for a single one.
+
+    ``rank``: 1 best of its column, 2 second best, 0 neither; by the unrounded mean, failed rows left out.
+    """
+
+    mean: float
+    sd: float | None
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means over a row's seeds. Seconds are wall time; peak_bytes is the greatest of the seeds.
+
+    Attributes:
+        train_seconds: without validations. epoch_seconds: train_seconds by epoch, None where there are no epochs.
+        eval_seconds: one evaluation of the test rows. choice_seconds: what choosing from the grid took.
+    """
+
+    train_seconds: float
+    epoch_seconds: float | None
+    eval_seconds: float
+    choice_seconds: float
+    peak_bytes: int
+    n_parameters: int
+
+
+@dataclass(frozen=True)
+class Test:
+    """The reference against another row on one metric; differences are reference minus row, over users.
+
+    Attributes:
+        difference, low, high: mean and bootstrap interval at ``confidence``. effect_size: Cohen's d_z.
+        p, holm, bh: test name -> p-value, and adjusted over the rows of the table.
+        seeds_p: test name -> p-value over paired seeds; empty where a row has one seed.
+        wins, losses: share of users for whom the reference is better, and worse.
+    """
+
+    difference: float
+    low: float
+    high: float
+    confidence: float
+    effect_size: float
+    p: Mapping[str, float]
+    holm: Mapping[str, float]
+    bh: Mapping[str, float]
+    seeds_p: Mapping[str, float]
+    wins: float
+    losses: float
+
+    def mark(self, test: str = "t", level: float = 0.05) -> str:
+        """Of the reference by the Holm-adjusted test: "+" better, "-" worse, "" where neither shows."""
+        if self.holm[test] > level:
+            return ""
+        return "+" if self.difference > 0 else "-"
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One row of a table. ``failures``: (seed, reason) of the runs that gave no result; ``values`` is empty if all."""
+
+    label: str
+    model: str
+    seeds: tuple[int, ...]
+    values: Mapping[str, Value]
+    cost: Cost | None
+    chosen: Mapping[str, object]
+    tried: int
+    tests: Mapping[str, Test] = field(default_factory=dict)
+    failures: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of one dataset under one protocol, in the order of the records.
+
+    ``tested``: metrics that the rows' tests are about.
+    """
+
+    dataset: str
+    protocol: str
+    metrics: tuple[str, ...]
+    rows: tuple[SummaryRow, ...]
+    reference: str | None
+    tested: tuple[str, ...]
+    split: str
+
+
+def summarise(
+    folder: str | Path,
+    records: Sequence[Record],
+    *,
+    reference: str | None,
+    tested: Sequence[str] = ("ndcg@10",),
+) -> list[Table]:
+    """One table for each dataset and protocol among the records.
+
+    Args:
+        folder: where the records' per-user metrics lie.
+        reference: label that the other rows are tested against; None, or one that has no result: no tests.
+        tested: per-user metrics to test.
+    Raises:
+        DataError: when the records of a table belong to different splits, or their users differ.
+    """
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.dataset, record.protocol), []).append(record)
+    return [_table(Path(folder), *key, group, reference, tuple(tested)) for key, group in groups.items()]
+
+
+def _table(folder: Path, dataset: str, protocol: str, records, reference, tested) -> Table:
+    splits = {record.result.split for record in records if record.status == OK}
+    if len(splits) > 1:
+        raise DataError(
+            f"the records of {dataset}, {protocol} belong to {len(splits)} different splits, which cannot be compared; "
+            "run the comparison again"
+        )
+    by_label: dict[str, list[Record]] = {}
+    for record in records:
+        by_label.setdefault(record.label, []).append(record)
+    done = {label: [r for r in rs if r.status == OK] for label, rs in by_label.items()}
+    metrics = tuple(dict.fromkeys(m for rs in done.values() for r in rs for m in r.result.test))
+    ranks = {
+        metric: _ranks({label: _mean(rs, metric) for label, rs in done.items() if rs}, metric) for metric in metrics
+    }
+    tests = _tests(folder, done, reference, tested)
+    rows = tuple(
+        SummaryRow(
+            label=label,
+            model=rs[0].model,
+            seeds=tuple(r.seed for r in done[label]),
+            values={m: _value(done[label], m, ranks[m].get(label, 0)) for m in metrics if _has(done[label], m)},
+            cost=_cost(done[label]) if done[label] else None,
+            chosen=done[label][0].chosen if done[label] else {},
+            tried=max(r.tried for r in rs),
+            tests=tests.get(label, {}),
+            failures=tuple((r.seed, r.reason) for r in rs if r.status == FAILED),
+        )
+        for label, rs in by_label.items()
+    )
+    return Table(dataset, protocol, metrics, rows, reference, tested, next(iter(splits), ""))
+
+
+def _has(records: list[Record], metric: str) -> bool:
+    return bool(records) and all(metric in r.result.test for r in records)
+
+
+def _mean(records: list[Record], metric: str) -> float:
+    return float(np.mean([r.result.test.get(metric, math.nan) for r in records]))
+
+
+def _value(records: list[Record], metric: str, rank: int) -> Value:
+    values = [r.result.test[metric] for r in records]
+    return Value(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, rank)
+
+
+def _ranks(means: dict[str, float], metric: str) -> dict[str, int]:
+    """1 for the best, 2 for the second best value; equal means share a rank."""
+    finite = {label: value for label, value in means.items() if math.isfinite(value)}
+    less = metric.rpartition("/")[2].split("@")[0] in LESS_IS_BETTER
+    best = sorted(set(finite.values()), reverse=not less)[:2]
+    return {label: best.index(value) + 1 for label, value in finite.items() if value in best}
+
+
+def _cost(records: list[Record]) -> Cost:
+    results = [r.result for r in records]
+    epochs = [sum(stage["epochs"] for stage in r.stages) for r in results]
+    train = [r.seconds["train"] for r in results]
+    return Cost(
+        train_seconds=float(np.mean(train)),
+        epoch_seconds=float(np.mean([t / e for t, e in zip(train, epochs, strict=True)])) if all(epochs) else None,
+        eval_seconds=float(np.mean([r.seconds["test"] for r in results])),
+        choice_seconds=max(r.grid_seconds for r in records),
+        peak_bytes=max(r.peak_bytes for r in results),
+        n_parameters=results[0].n_parameters,
+    )
+
+
+def _tests(folder: Path, done: dict[str, list[Record]], reference, tested) -> dict[str, dict[str, Test]]:
+    """label -> metric -> test of the reference against it."""
+    if not done.get(reference):
+        return {}
+    found: dict[str, dict[str, Test]] = {label: {} for label in done}
+    for metric in tested:
+        users = per_user(folder, {label: rs for label, rs in done.items() if rs}, metric)
+        if reference not in users:
+            continue
+        ours = users.pop(reference)
+        raw = {label: paired_tests(ours, theirs) for label, theirs in users.items()}
+        by_test = {test: {label: r.p_values[test] for label, r in raw.items()} for test in TESTS}
+        by_holm = {test: holm(p) for test, p in by_test.items()}
+        by_bh = {test: benjamini_hochberg(p) for test, p in by_test.items()}
+        for label, r in raw.items():
+            difference = ours.mean(0) - users[label].mean(0)
+            found[label][metric] = Test(
+                difference=r.mean_difference,
+                low=r.ci_low,
+                high=r.ci_high,
+                confidence=r.confidence,
+                effect_size=r.effect_size,
+                p=r.p_values,
+                holm={test: by_holm[test][label] for test in TESTS},
+                bh={test: by_bh[test][label] for test in TESTS},
+                seeds_p=_over_seeds(done[reference], done[label], metric),
+                wins=float((difference > 1e-12).mean()),
+                losses=float((difference < -1e-12).mean()),
+            )
+    return found
+
+
+def per_user(folder: str | Path, runs: Mapping[str, Sequence[Record]], metric: str) -> dict[str, np.ndarray]:
+    """A metric of every user under every seed of some rows, users in token order.
+
+    Args:
+        runs: label -> its records; rows of which a run lacks the metric are left out.
+    Returns:
+        label -> [seeds, users] float64.
+    Raises:
+        DataError: when the runs' users differ, or a file is missing.
+    """
+    found, known = {}, None
+    for label, records in runs.items():
+        columns = []
+        for record in records:
+            names, values = read_per_user(folder, record, [metric])
+            if known is not None and not np.array_equal(known, names):
+                raise DataError(
+                    f"the runs of {label} were tested on other users than the rest; run the comparison again"
+                )
+            known = names
+            columns += values.values()
+        if len(columns) == len(records):
+            found[label] = np.array(columns)
+    return found
+
+
+def _over_seeds(ours: list[Record], theirs: list[Record], metric: str) -> dict[str, float]:
+    a, b = ({r.seed: r.result.test[metric] for r in rs if metric in r.result.test} for rs in (ours, theirs))
+    seeds = sorted(a.keys() & b.keys())[:16]
+    return seed_tests(*(np.array([x[s] for s in seeds]) for x in (a, b))) if len(seeds) > 1 else {}

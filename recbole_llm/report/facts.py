@@ -1,0 +1,94 @@
+"""How to read a table and what it rests on: averaging, selection, split, code, packages, machine."""
+
+from collections.abc import Iterable, Sequence
+
+from recbole_llm.comparison.record import OK, Record
+from recbole_llm.comparison.summary import Table
+from recbole_llm.report.cells import TEST_NAMES, listed
+
+SHORT = 12  # hexadecimal digits of a fingerprint
+
+
+def facts(table: Table, records: Sequence[Record], test: str, n_users: int | None) -> tuple[tuple[str, str], ...]:
+    """(heading, sentence) pairs beneath a table; all distinct values are named where the runs differ."""
+    results = [record.result for record in records if record.status == OK]
+    found = [("Numbers", _numbers(n_users)), ("Selection", _selection(results))]
+    if any(row.tests for row in table.rows):
+        found.append(("Tests", _tests(test)))
+    found.append(("Costs", _costs()))
+    if not results:
+        return tuple(found)
+    found += [
+        ("Seeds", ", ".join(str(seed) for seed in sorted({r.seed for r in results if r.seed >= 0}))),
+        ("Split", table.split[:SHORT]),
+        ("Commit", _commits(r.commit for r in results)),
+        ("Code", _code(records)),
+        ("Packages", "; ".join(_distinct(_versions(r.versions) for r in results))),
+        ("Machine", "; ".join(_distinct(_machine(r.machine) for r in results))),
+    ]
+    return tuple(found)
+
+
+def _numbers(n_users: int | None) -> str:
+    users = f"the {n_users:,} test users" if n_users else "the test rows"
+    return (
+        f"A run's metric is the mean over {users}. A row is the mean ± standard deviation (n − 1) over its runs, one "
+        "run a seed; nothing was rounded before it was averaged."
+    )
+
+
+def _selection(results) -> str:
+    reads = sorted({r.test_reads for r in results})
+    read = (
+        "in every run the test rows were read once, after everything was chosen"
+        if reads in ([], [1])
+        else f"the test rows were read {listed(map(str, reads))} times, depending on the run"
+    )
+    return f"Epochs, stages and grid points were chosen by validation; {read}."
+
+
+def _tests(test: str) -> str:
+    return (
+        "A user is one observation: the seeds of a user are averaged first, then the reference and the row are "
+        f"compared user by user by {listed(TEST_NAMES.values())}. Holm and Benjamini-Hochberg adjust the "
+        f"{TEST_NAMES[test]} for the number of rows. The p over seeds asks whether the randomness of training alone "
+        "could have made the difference."
+    )
+
+
+def _costs() -> str:
+    return (
+        "Seconds are wall time, means over seeds: training without validations, by epoch, and one evaluation of the "
+        "test rows. Peak MiB is the greatest resident memory of a run's whole process."
+    )
+
+
+def _commits(commits: Iterable[str]) -> str:
+    names = [c[:SHORT] + "+" * c.endswith("+") if c else "outside a checkout" for c in _distinct(commits)]
+    return ", ".join(names) + (" (+: with uncommitted changes)" if any(n.endswith("+") for n in names) else "")
+
+
+def _code(records: Sequence[Record]) -> str:
+    """Code hashes, with the rows they belong to where there are several: rows import different models."""
+    by_hash: dict[str, list[str]] = {}
+    for record in records:
+        if record.status == OK:
+            by_hash.setdefault(record.result.code_hash[:SHORT], []).append(record.label)
+    if len(by_hash) == 1:
+        return next(iter(by_hash))
+    return "; ".join(f"{', '.join(dict.fromkeys(labels))}: {code}" for code, labels in by_hash.items())
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items())
+
+
+def _machine(machine: dict[str, object]) -> str:
+    threads = machine.get("threads", "?")
+    return f"{machine.get('processor', 'unknown processor')}, {threads} thread{'s' * (threads != 1)}, " + str(
+        machine.get("device", "unknown device")
+    )
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))

@@ -1,0 +1,31 @@
+"""Reports as one HTML page that loads nothing from elsewhere."""
+
+from pathlib import Path
+
+from recbole_llm.report import svg
+from recbole_llm.report.sections import Report
+
+TEMPLATE = "page.html.j2"
+
+
+def render(report: Report) -> str:
+    """The page, figures included.
+
+    Raises:
+        MissingDependencyError: without jinja2 or matplotlib.
+    """
+    svg.require()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from recbole_llm.report.figures import GROUPS, draw
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    pictures = {section.slug: draw(section) for section in report.sections}
+    return environment.get_template(TEMPLATE).render(report=report, pictures=pictures, groups=GROUPS)

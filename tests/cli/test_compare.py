@@ -1,0 +1,74 @@
+"""The compare and ablate commands: what they take, what they print and leave behind."""
+
+import json
+
+import pytest
+import yaml
+from synthetic import SMALL_UR4REC, cycle_settings, write_cycle
+
+from recbole_llm.cli import main
+from recbole_llm.cli.compare import _parser, _plan
+from recbole_llm.comparison.record import read_records
+
+
+def plan(arguments: list[str], ablation: bool = False):
+    return _plan(*_parser(ablation).parse_known_args(arguments), ablation)
+
+
+class TestArguments:
+    def test_models_in_the_place_of_a_file(self):
+        found = plan(["--models", "Pop,EASE", "--dataset", "ml-100k", "--protocols", "loo-full,rs-full", "--topk=[5]"])
+        assert [row.label for row in found.rows] == ["Pop", "EASE"] and found.reference == "EASE"
+        assert found.protocols == ("loo-full", "rs-full") and found.settings == {"topk": [5]} and found.seeds == 5
+
+    def test_the_command_line_lies_over_the_file(self):
+        found = plan(["ml-100k-sequential.yaml", "--seeds", "2", "--protocols", "loo-full", "--use_gpu=false"])
+        assert (found.seeds, found.protocols, found.settings) == (2, ("loo-full",), {"use_gpu": False})
+        assert found.reference == "UR4RecMoE" and len(found.rows) == 10
+
+    def test_an_ablation(self):
+        found = plan(["UR4RecMoE.yaml", "--seeds", "1"], ablation=True)
+        assert found.reference == "UR4RecMoE" == found.rows[-1].label and found.seeds == 1
+
+    @pytest.mark.parametrize(
+        "arguments, message",
+        [
+            (["compare"], "name a YAML file, or models as in --models Pop,EASE,SASRecAll --dataset ml-100k"),
+            (["compare", "ml-100k-general.yaml", "--models", "Pop"], "name a YAML file, or models"),
+            (["ablate"], "name a YAML file"),
+            (["compare", "--models", "Pop,SASRecal", "--dataset", "ml-100k"], "did you mean 'SASRecAll'"),
+            (["compare", "--models", "Pop", "--dataset", "ml-100k", "--epoch=3"], "did you mean 'epochs'"),
+            (["compare", "--models", "Pop"], "dataset is missing"),
+            (["compare", "--models", "Pop", "--dataset", "ml-100k", "--jobs", "0"], "--jobs must be at least 1"),
+        ],
+    )
+    def test_what_is_wrong_is_one_sentence_and_code_2(self, arguments, message, capsys):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_comparison_with_a_failure_and_an_import(tmp_path, capsys):
+    folder = write_cycle(tmp_path / "data")
+    rows = [
+        "Pop",
+        {"label": "broken", "model": "UR4RecMoE", "settings": SMALL_UR4REC | {"sasrec_loss": "hinge"}},
+        {"label": "Markov chain", "model": "Markov", "grid": {"markov_window": [1, 4]}},
+    ]
+    content = {"title": "A title", "dataset": "cycle", "seeds": 1, "rows": rows, "settings": cycle_settings(folder)}
+    file, lists, out = tmp_path / "plan.yaml", tmp_path / "lists.csv", tmp_path / "out"
+    file.write_text(yaml.safe_dump(content))
+    lists.write_text("user,item,rank\n" + "".join(f"u{u},i{k},{k + 1}\n" for u in range(30) for k in range(20)))
+    arguments = ["compare", str(file), "-o", str(out), "--jobs", "2", "--json", "--import", f"Theirs={lists}"]
+    assert main(arguments) == 1  # one row has no result
+    shown = capsys.readouterr()
+    answer = json.loads(shown.out.splitlines()[-1])
+    assert [row["label"] for row in answer["rows"]] == ["Theirs", "Pop", "broken", "Markov chain"]
+    assert [row["status"] for row in answer["rows"]] == ["ok", "ok", "failed", "ok"]
+    assert "Markov chain, loo-full: 3 x at most" in shown.err and "[3/3]" in shown.err
+    assert {record.label for record in read_records(out)} == {"Theirs", "Pop", "broken", "Markov chain"}
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "A title" in page and "Theirs" in page and "choose ce or infonce" in page
+    for name in ("results.md", "results.tex", "results.csv"):
+        assert "Markov chain" in (out / name).read_text(encoding="utf-8")

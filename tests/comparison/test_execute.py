@@ -1,0 +1,218 @@
+"""Execution: what is run again and what is not, grids, failures, kills. Runs are tiny; most stay in this process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import yaml
+from synthetic import SMALL_SASREC, SMALL_UR4REC, cycle_settings, write_cycle
+
+from recbole_llm.comparison import worker
+from recbole_llm.comparison.execute import Processes, Runner, estimate, execute, in_order
+from recbole_llm.comparison.plan import Plan, Row
+from recbole_llm.comparison.record import FAILED, OK, per_user_file, read_records
+from recbole_llm.comparison.worker import settings_of, work
+from recbole_llm.config import build_config
+from recbole_llm.experiment import validate
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = sys.modules["recbole_llm.experiment.run"]  # the package gives out a function of the same name
+
+
+class Here(Runner):
+    """Runs jobs at once, in this process; keeps what it ran."""
+
+    def __init__(self) -> None:
+        self.ran = []
+
+    def start(self, job, out):
+        self.ran.append(job.name)
+        future = Future()
+        future.set_result(work(job, out))
+        return future
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_cycle(tmp_path_factory.mktemp("cycle"))
+
+
+def plan_of(folder, rows, **changes) -> Plan:
+    settings = cycle_settings(folder) | {"valid_metric": "NDCG@5"}
+    return Plan(**{"dataset": "cycle", "rows": tuple(rows), "seeds": 2, "settings": settings} | changes)
+
+
+POP, SHORT = Row("Pop", "Pop"), Row("short", "SASRecAll", SMALL_SASREC | {"epochs": 1})
+
+
+def run(plan, out, **options):
+    """Records, what ran, what was said."""
+    here, said = Here(), []
+    records = execute(plan, out, runner=here, say=said.append, **options)
+    return records, here.ran, said
+
+
+class TestResume:
+    def test_a_finished_run_is_not_repeated(self, folder, tmp_path):
+        plan = plan_of(folder, [POP, SHORT])
+        first, ran, _ = run(plan, tmp_path)
+        assert len(ran) == 3 and [r.status for r in first] == [OK] * 3
+        assert all(per_user_file(tmp_path, r).is_file() for r in first)
+        second, ran, said = run(plan, tmp_path)
+        assert ran == [] and second == first and said[0].startswith("3 runs: 3 have a record, 0 to do")
+
+    def test_changed_settings_grid_code_or_data_are_run_again(self, folder, tmp_path, monkeypatch):
+        own = write_cycle(tmp_path / "own")
+        plan = plan_of(own, [POP, SHORT], seeds=1)
+        out = tmp_path / "out"
+        run(plan, out)
+        more = Row("short", "SASRecAll", SMALL_SASREC | {"epochs": 2})
+        assert run(plan_of(own, [POP, more], seeds=1), out)[1] == ["short, loo-full, seed 2020"]
+        chosen = Row("short", "SASRecAll", SMALL_SASREC | {"epochs": 2}, {"n_layers": [1]})
+        assert run(plan_of(own, [POP, chosen], seeds=1), out)[1] == ["short, loo-full, seed 2020"]
+        file = own / "cycle" / "cycle.inter"
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+        assert run(plan, out)[1] == ["Pop, loo-full, seed 2020", "short, loo-full, seed 2020"]
+        monkeypatch.setattr(worker, "code_hash", lambda *roots: "other code")
+        assert len(run(plan, out)[1]) == 2
+
+    def test_records_come_in_the_order_of_the_table(self, folder, tmp_path):
+        plan = plan_of(folder, [SHORT, POP], protocols=("rs-full", "loo-full"))
+        jobs = in_order(plan)
+        assert [(j.protocol, j.label, j.seed) for j in jobs][:4] == [
+            ("rs-full", "short", 2020),
+            ("rs-full", "short", 2021),
+            ("rs-full", "Pop", 2020),
+            ("loo-full", "short", 2020),
+        ]
+
+    def test_an_unfinished_run_goes_on_only_with_the_same_code(self, folder, tmp_path, monkeypatch):
+        plan = plan_of(folder, [SHORT], seeds=1)
+        seen = []
+        monkeypatch.setattr(RUN, "run", lambda m, d, s: seen.append(s["resume"]) or 1 / 0)
+        for code in ("a", "a", "b"):
+            monkeypatch.setattr(worker, "code_hash", lambda *roots, code=code: code)
+            (record,) = run(plan, tmp_path)[0]
+            assert record.status == FAILED and "ZeroDivisionError" in record.reason
+        assert seen == [False, True, False]
+
+
+class TestGrid:
+    ROW = Row("EASE", "EASE", {}, {"reg_weight": [0.001, 10.0, 1e7]})
+
+    def test_validation_chooses(self, tmp_path, tiny_dataset):
+        settings = {"data_path": str(tiny_dataset(tmp_path / "data")), "use_gpu": False, "topk": [5, 10]}
+        plan = Plan("tiny", (self.ROW,), settings=settings)
+        (record,) = run(plan, tmp_path / "out")[0]
+        scores = {}
+        for weight in self.ROW.grid["reg_weight"]:
+            config = build_config(
+                "EASE", "tiny", (), settings_of(plan.jobs()[0], tmp_path) | {"reg_weight": weight}, ()
+            )
+            scores[weight] = validate(config)["ndcg@10"]
+        assert len(set(scores.values())) == 3  # there was something to choose
+        assert record.chosen == {"reg_weight": max(scores, key=scores.get)} and record.tried == 3
+        assert record.result.config["reg_weight"] == record.chosen["reg_weight"]
+        assert record.result.valid["ndcg@10"] == max(scores.values())
+
+    def test_the_first_seed_chooses_for_all(self, folder, tmp_path):
+        row = Row("short", "SASRecAll", SMALL_SASREC | {"epochs": 1}, {"learning_rate": [0.00001, 0.01]})
+        records, ran, _ = run(plan_of(folder, [row], seeds=3), tmp_path)
+        assert [r.seed for r in records] == [2020, 2021, 2022] and ran[0].endswith("2020")
+        assert {r.chosen["learning_rate"] for r in records} == {0.01}
+        assert len(list((tmp_path / "grid").iterdir())) == 2  # trained once, not once a seed
+        assert not list((tmp_path / "grid").glob("*/*.pt"))
+
+
+class TestFailures:
+    def test_a_row_that_cannot_run_stays_with_its_reason(self, folder, tmp_path):
+        bad = Row("odd", "UR4RecMoE", SMALL_UR4REC | {"sasrec_loss": "hinge"})
+        records, _, said = run(plan_of(folder, [POP, bad], seeds=1), tmp_path)
+        by_label = {r.label: r for r in records}
+        assert by_label["Pop"].status == OK
+        reason = "sasrec_loss is 'hinge'; choose ce or infonce"
+        assert (by_label["odd"].status, by_label["odd"].reason) == (FAILED, reason)
+        assert any(f"] odd, loo-full, seed 2020: failed, {reason}" in line for line in said)
+
+    def test_a_failed_run_is_tried_again(self, folder, tmp_path, monkeypatch):
+        plan = plan_of(folder, [POP], seeds=1)
+        monkeypatch.setattr(RUN, "run", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        assert run(plan, tmp_path)[0][0].reason == "out of memory"
+        monkeypatch.undo()
+        assert run(plan, tmp_path)[0][0].status == OK
+        assert [r.status for r in read_records(tmp_path)] == [OK]
+
+    @pytest.mark.slow
+    def test_a_lack_of_memory_costs_one_row(self, folder, tmp_path):
+        wide = Row("wide", "SASRecAll", SMALL_SASREC | {"hidden_size": 65536, "inner_size": 65536, "epochs": 1})
+        plan = plan_of(folder, [wide, POP], seeds=1)
+        records = execute(plan, tmp_path, jobs=2, memory_gib=6, say=lambda line: None)
+        assert records[0].status == FAILED and "out of memory" in records[0].reason
+        assert records[1].status == OK
+
+    @pytest.mark.slow
+    def test_a_killed_run_is_named(self, folder, tmp_path):
+        plan = plan_of(folder, [Row("long", "SASRecAll", SMALL_SASREC | {"epochs": 10_000})], seeds=1)
+        with Processes(1) as starter:
+            future = starter.start(plan.jobs()[0], tmp_path)
+            while not list(tmp_path.glob("runs/*/last.pt")):
+                assert not future.done(), future.result()
+                time.sleep(0.05)
+            (process,) = starter._running
+            process.kill()
+            assert future.result().reason == "killed by the system, most likely for lack of memory"
+
+
+@pytest.mark.slow
+def test_the_estimate_bounds_the_run(folder, tmp_path):
+    plan = plan_of(folder, [POP, Row("long", "SASRecAll", SMALL_SASREC | {"epochs": 40})], seeds=2)
+    said = []
+    before = estimate(plan, tmp_path, 1, said.append)
+    assert len(said) == 2 and said[1].startswith("long, loo-full: 2 x at most ") and before > 0
+    run(plan, tmp_path)
+    assert estimate(plan, tmp_path, 1, said.append) == 0
+    longer = plan_of(folder, plan.rows, seeds=3)  # one more seed, known from the records
+    spent = [sum(r.result.seconds.values()) for r in read_records(tmp_path) if r.label == "long"]
+    assert estimate(longer, tmp_path, 1, said.append) == pytest.approx(sum(spent) / 2)
+    assert "at most" not in said[-1]
+
+
+@pytest.mark.slow
+def test_kill_9_then_the_same_command_gives_the_same_table(folder, tmp_path):
+    rows = ["Pop", {"label": "one", "model": "SASRecAll", "settings": SMALL_SASREC | {"epochs": 30}}]
+    content = {"dataset": "cycle", "rows": rows, "seeds": 2, "settings": cycle_settings(folder)}
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(content))
+
+    def start(out):
+        command = [sys.executable, str(ROOT / "run_recbole_llm.py"), "compare", str(file), "-o", str(out)]
+        command += ["--no-estimate", "--json"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def finish(process):
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        rows = json.loads(out.splitlines()[-1])["rows"]
+        return {(r["label"], r["seed"]): (r["valid"], r["test"]) for r in rows}
+
+    whole = finish(start(tmp_path / "whole"))
+    broken = start(tmp_path / "broken")
+    while not list((tmp_path / "broken").glob("runs/SASRecAll*/last.pt")):
+        assert broken.poll() is None, broken.communicate()
+        time.sleep(0.02)
+    os.kill(broken.pid, signal.SIGKILL)
+    broken.communicate()
+    done = {r.key: per_user_file(tmp_path / "broken", r).stat().st_mtime_ns for r in read_records(tmp_path / "broken")}
+    assert len(done) < 3
+    assert finish(start(tmp_path / "broken")) == whole
+    for record in read_records(tmp_path / "broken"):
+        if record.key in done:  # was not run a second time
+            assert per_user_file(tmp_path / "broken", record).stat().st_mtime_ns == done[record.key]
