@@ -10,6 +10,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --constraint .ci/constraints.txt
 BASE := $(VENV)/.base-installed
 TEST := $(VENV)/.test-installed
+# a process a core, one thread each; tests of a file stay together, as they share what they train
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$name && break; done)
 
@@ -22,10 +24,10 @@ demo: $(BASE)  ## train and evaluate UR4RecMoE on ml-100k
 	$(PY) run_recbole_llm.py --model=UR4RecMoE --dataset=ml-100k
 
 test: $(TEST)  ## the whole test suite
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-fast: $(TEST)  ## the tests without the slow ones
-	$(PY) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(TEST)  ## ruff: rules and formatting
 	$(PY) -m ruff check .

@@ -256,6 +256,7 @@ class TestReadme:
         assert {"result.json", "per_user.parquet", "best.pt", "last.pt", "config.yaml"} <= promised
         assert promised <= written
 
+    @pytest.mark.slow
     def test_own_features(self, settings, tmp_path, monkeypatch):
         import numpy as np
 
@@ -338,7 +339,8 @@ def _example_is_installed(tmp_path_factory):
 
 _example: dict = {"__name__": "test_text_sasrec"}
 exec(compile(example_parts()[2], "docs/add_a_model.md", "exec"), _example)
-TestTextSASRec = _example["TestTextSASRec"]  # collected here: the contract, and the example's own test
+# collected here: the contract, and the example's own test
+TestTextSASRec = pytest.mark.slow(_example["TestTextSASRec"])
 
 
 class TestExampleInPlace:
@@ -349,6 +351,7 @@ class TestExampleInPlace:
         lines = [line for line in example_parts()[0].splitlines() if line.strip()]
         assert len(lines) <= 55
 
+    @pytest.mark.slow
     def test_it_trains_by_its_stages_and_loads_again(self, tmp_path):
         import torch
 

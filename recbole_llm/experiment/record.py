@@ -13,6 +13,8 @@ from pathlib import Path
 _NAME, _PACKAGE = "recbole_llm", Path(__file__).resolve().parent.parent
 # what the registry says of a model ends up in its config
 _DOES_NOT_COUNT = (f"{_NAME}.experiment.record", f"{_NAME}.registry")
+# beginnings of the metrics that describe what is recommended, to whomever
+_OF_LISTS = ("itemcoverage", "giniindex", "averagepopularity", "novelty", "tailpercentage", "shannonentropy")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _VERSIONED = ("recbole", "torch", "numpy", "scipy", "pandas")
 
@@ -88,10 +90,22 @@ class RunResult:
             lines.append(f"experts, {modality}: {parts}")
         cost = ", ".join(f"{phase} {s:.1f} s" for phase, s in self.seconds.items())
         lines.append(f"cost: {cost}; peak {self.peak_bytes / 2**20:.0f} MiB; {self.n_parameters:,} parameters")
-        lines.append(f"run folder: {self.run_folder}")
+        lines.append(f"run folder: {self.run_folder} (all cut-offs of the metrics in result.json)")
+        for name, members in self.slices.items():
+            parts = self._shown(members)
+            lines.append(f"test, {name} items ({members['items']:.0f}, {members['positives']:.0f} wanted): {parts}")
+        lists = {m: v for m, v in self.test.items() if m.rpartition("/")[2].startswith(_OF_LISTS)}
+        if lists:
+            lines.append(f"test, what is recommended: {self._shown(lists)}")
         for name, metrics in (("valid", self.valid), ("test", self.test)):
-            lines.append(f"{name}: " + "  ".join(f"{m} {v:.4f}" for m, v in metrics.items()))
+            lines.append(f"{name}: " + self._shown({m: v for m, v in metrics.items() if m not in lists}))
         return "\n".join(lines)
+
+    def _shown(self, metrics: dict[str, float]) -> str:
+        """Metrics at the cut-off of the validation metric; all of them where none has it."""
+        cutoff = "@" + self.config["valid_metric"].partition("@")[2]
+        shown = {m: v for m, v in metrics.items() if m.endswith(cutoff)} or metrics
+        return "  ".join(f"{m} {v:.4g}" if v >= 10 else f"{m} {v:.4f}" for m, v in shown.items())
 
 
 def machine(device: str) -> dict[str, object]:

@@ -21,6 +21,7 @@ from recbole_llm.comparison.worker import settings_of, work
 from recbole_llm.config import build_config
 from recbole_llm.experiment import validate
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 RUN = sys.modules["recbole_llm.experiment.run"]  # the package gives out a function of the same name
 
@@ -149,7 +150,6 @@ class TestFailures:
         assert run(plan, tmp_path)[0][0].status == OK
         assert [r.status for r in read_records(tmp_path)] == [OK]
 
-    @pytest.mark.slow
     def test_a_lack_of_memory_costs_one_row(self, folder, tmp_path):
         wide = Row("wide", "SASRecAll", SMALL_SASREC | {"hidden_size": 65536, "inner_size": 65536, "epochs": 1})
         plan = plan_of(folder, [wide, POP], seeds=1)
@@ -157,7 +157,6 @@ class TestFailures:
         assert records[0].status == FAILED and "out of memory" in records[0].reason
         assert records[1].status == OK
 
-    @pytest.mark.slow
     def test_a_killed_run_is_named(self, folder, tmp_path):
         plan = plan_of(folder, [Row("long", "SASRecAll", SMALL_SASREC | {"epochs": 10_000})], seeds=1)
         with Processes(1) as starter:
@@ -170,7 +169,6 @@ class TestFailures:
             assert future.result().reason == "killed by the system, most likely for lack of memory"
 
 
-@pytest.mark.slow
 def test_the_estimate_bounds_the_run(folder, tmp_path):
     plan = plan_of(folder, [POP, Row("long", "SASRecAll", SMALL_SASREC | {"epochs": 40})], seeds=2)
     said = []
@@ -184,7 +182,6 @@ def test_the_estimate_bounds_the_run(folder, tmp_path):
     assert "at most" not in said[-1]
 
 
-@pytest.mark.slow
 def test_kill_9_then_the_same_command_gives_the_same_table(folder, tmp_path):
     rows = ["Pop", {"label": "one", "model": "SASRecAll", "settings": SMALL_SASREC | {"epochs": 30}}]
     content = {"dataset": "cycle", "rows": rows, "seeds": 2, "settings": cycle_settings(folder)}

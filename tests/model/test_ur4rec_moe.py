@@ -23,6 +23,7 @@ class TestUR4RecMoE(SequentialContract):
     steps = 100
 
 
+@pytest.mark.slow
 class TestFlatWithFixedFusion(SequentialContract):
     """The other ends of the two main switches, with re-ranking and augmentation on."""
 
@@ -38,6 +39,7 @@ class TestFlatWithFixedFusion(SequentialContract):
     steps = 150
 
 
+@pytest.mark.slow
 class TestWithScoreHeads(SequentialContract):
     model = "UR4RecMoE"
     # the cycle's users come back to its items

@@ -10,6 +10,7 @@ from recbole_llm.report.cells import TEST_NAMES
 from recbole_llm.report.write import FORMATS, available_formats, write_report
 
 
+@pytest.mark.slow
 def test_all_files_and_the_same_bytes_again(comparison, tmp_path):
     pytest.importorskip("matplotlib")
     paths = write_report([comparison], tmp_path / "a", metrics=["hit@10"])
