@@ -184,7 +184,7 @@ def test_the_estimate_bounds_the_run(folder, tmp_path):
 
 def test_kill_9_then_the_same_command_gives_the_same_table(folder, tmp_path):
     rows = ["Pop", {"label": "one", "model": "SASRecAll", "settings": SMALL_SASREC | {"epochs": 30}}]
-    content = {"dataset": "cycle", "rows": rows, "seeds": 2, "settings": cycle_settings(folder)}
+    content = {"dataset": "cycle", "rows": rows, "seeds": 1, "settings": cycle_settings(folder)}
     file = tmp_path / "plan.yaml"
     file.write_text(yaml.safe_dump(content))
 
@@ -208,7 +208,7 @@ def test_kill_9_then_the_same_command_gives_the_same_table(folder, tmp_path):
     os.kill(broken.pid, signal.SIGKILL)
     broken.communicate()
     done = {r.key: per_user_file(tmp_path / "broken", r).stat().st_mtime_ns for r in read_records(tmp_path / "broken")}
-    assert len(done) < 3
+    assert len(done) < 2
     assert finish(start(tmp_path / "broken")) == whole
     for record in read_records(tmp_path / "broken"):
         if record.key in done:  # was not run a second time
