@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"the package '{package}' is not installed; run: pip install {package}")
     except KeyboardInterrupt:
-        print("interrupted; the same command with --resume goes on from the last finished epoch", file=sys.stderr)
+        print(
+            "interrupted; the same command goes on from the last finished epoch (train: with --resume)", file=sys.stderr
+        )
         return 130
 
 

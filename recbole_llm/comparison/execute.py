@@ -166,7 +166,7 @@ class Processes(Runner):
         environment = os.environ | {"OMP_NUM_THREADS": str(self._threads)}
         with tempfile.TemporaryDirectory() as folder, log.open("w", encoding="utf-8") as file:
             answer = Path(folder) / "answer.json"
-            request |= {"job": asdict(job), "out": str(out.resolve()), "answer": str(answer)}
+            request |= {"job": asdict(job), "out": str(out.resolve()), "answer": str(answer), "parent": os.getpid()}
             command = [sys.executable, "-m", "recbole_llm.comparison.worker"]
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment, text=True

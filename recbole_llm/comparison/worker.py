@@ -129,7 +129,7 @@ def _run(job: Job, out: Path, record: Record) -> Record:
 def main() -> int:
     """Serve one request of the comparison that started this process."""
     request: Mapping[str, Any] = json.load(sys.stdin)
-    _die_with(os.getppid())
+    _die_with(request["parent"])
     if request.get("memory_gib"):
         _limit_memory(request["memory_gib"])
     job, out = Job(**request["job"]), Path(request["out"])
