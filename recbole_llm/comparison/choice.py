@@ -6,13 +6,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from recbole.utils import get_trainer, init_seed
-
 from recbole_llm.config import build_config, config_hash
 from recbole_llm.data.files import atomic_writer
-from recbole_llm.experiment.data import build_data, eval_data, train_loader
-from recbole_llm.registry import resolve_model
-from recbole_llm.trainer.staged import StagedTraining
+from recbole_llm.experiment.validate import validate
 
 VALID_FILE = "valid.json"
 
@@ -49,23 +45,7 @@ def _point(config, folder: Path, code: str) -> dict:
         if kept["code_hash"] == code:
             return kept
     start = time.perf_counter()
-    found = {"valid": validation_metrics(config, folder), "seconds": time.perf_counter() - start, "code_hash": code}
+    found = {"valid": validate(config), "seconds": time.perf_counter() - start, "code_hash": code}
     with atomic_writer(path) as file:
         file.write(json.dumps(found).encode())
     return found
-
-
-def validation_metrics(config, folder: Path) -> dict[str, float]:
-    """Train a configuration and return its best validation metrics; its checkpoints are deleted."""
-    folder.mkdir(parents=True, exist_ok=True)
-    init_seed(config["seed"], config["reproducibility"])
-    data = build_data(config)
-    valid, loader = eval_data(config, data, "valid"), train_loader(config, data)
-    init_seed(config["seed"], config["reproducibility"])
-    model = resolve_model(config["model"])(config, data.train).to(config["device"])
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])
-    training = StagedTraining(config, model, trainer, folder, {}, lambda line: None)
-    training.fit(loader, valid, resume=False, show_progress=False)
-    for checkpoint in folder.glob("*.pt"):
-        checkpoint.unlink()
-    return dict(training.results[-1].valid)

@@ -82,11 +82,9 @@ def evaluate(
     for start in range(0, len(task), step):
         rows = np.arange(start, min(start + step, len(task)))
         scores = _checked_scores(score_fn(rows), rows, task)  # [b, n_items]
-        ranked, columns, n_blocked = _rankable(task, rows, scores)  # [b, C], [b or 1, C], [b]
+        ranked, n_blocked = _rankable(task, rows, scores)  # [b, C], [b]
         if k_max:
-            values, places = ranked.topk(min(k_max, ranked.shape[1]), dim=1)
-            best = columns.expand(len(rows), -1).gather(1, places)
-            best[values == -torch.inf] = 0  # blocked: the row has fewer than K items to rank
+            best = _best(task, rows, ranked, k_max)
             top_items[rows, : best.shape[1]] = best.cpu().numpy()
         if auc is not None:
             auc[rows] = _auc(task, rows, scores, ranked, n_blocked)
@@ -97,7 +95,8 @@ def evaluate(
         raise DataError(f"task {task.name}: the model scored every item of every row -inf; there is nothing to rank")
     # positives lie sorted by (row, item), so membership is a search in one sorted array of keys
     pos_keys = np.repeat(np.arange(len(task)), task.n_pos) * task.n_items + task.pos_items
-    hits = np.isin(np.arange(len(task))[:, None] * task.n_items + top_items, pos_keys)
+    keys = np.arange(len(task))[:, None] * task.n_items + top_items
+    hits = pos_keys[np.searchsorted(pos_keys[:-1], keys)] == keys
     rankings = Rankings(top_items, hits, task.n_pos, auc, task.n_items)
     item_counts = None if item_counts is None else np.asarray(item_counts)
     means, per_user = summarise(rankings, names, cutoffs, item_counts, tail_ratio)
@@ -110,7 +109,7 @@ def _checked_scores(scores: Tensor, rows: np.ndarray, task: EvalTask) -> Tensor:
             f"task {task.name}: the model returned scores of shape {list(scores.shape)} for {len(rows)} rows of "
             f"{task.n_items} items; full_sort_predict must score every item of every row"
         )
-    bad = ~(scores[:, 1:] < torch.inf).all(dim=1)  # NaN compares false
+    bad = ~(scores[:, 1:].amax(dim=1) < torch.inf)  # NaN is the maximum wherever it occurs, and compares false
     if bad.any():
         n_bad = int(bad.sum())
         raise DataError(
@@ -120,34 +119,66 @@ def _checked_scores(scores: Tensor, rows: np.ndarray, task: EvalTask) -> Tensor:
     return scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
 
 
-def _rankable(task: EvalTask, rows: np.ndarray, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _rankable(task: EvalTask, rows: np.ndarray, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Scores of the items to rank, blocked ones at -inf.
 
     Returns:
-        ranked: a copy. [b, C], C = n_items - 1 without candidates.
-        columns: item ids of the columns. [b, C] or [1, C] int64.
+        ranked: a copy; a column is an item, or with candidates a place in the row's list. [b, C].
         n_blocked: -inf places per row due to the task. [b] int64.
     """
     device = scores.device
     mask_rows, mask_items = (torch.tensor(part, device=device) for part in _csr_slice(task, rows, "mask"))
     if task.candidates is None:
-        order = _tie_order(task.n_items)
-        columns = torch.tensor(order, device=device)
-        place = torch.tensor(np.argsort(order), device=device)  # place[item - 1] = column of the item
-        ranked = scores.index_select(1, columns)
-        ranked[mask_rows, place[mask_items - 1]] = -torch.inf
-        return ranked, columns[None], torch.bincount(mask_rows, minlength=len(rows))
+        ranked = scores.clone()
+        ranked[:, 0] = -torch.inf
+        ranked[mask_rows, mask_items] = -torch.inf
+        return ranked, torch.bincount(mask_rows, minlength=len(rows)) + 1
     columns = torch.tensor(task.candidates[rows], device=device)
     masked = torch.zeros(scores.shape, dtype=torch.bool, device=device)
     masked[:, 0] = True  # 0 fills rows with fewer candidates
     masked[mask_rows, mask_items] = True
     blocked = masked.gather(1, columns)
-    return scores.gather(1, columns).masked_fill_(blocked, -torch.inf), columns, blocked.sum(dim=1)
+    return scores.gather(1, columns).masked_fill_(blocked, -torch.inf), blocked.sum(dim=1)
+
+
+def _best(task: EvalTask, rows: np.ndarray, ranked: Tensor, k: int) -> Tensor:
+    """Item ids of the k best places, 0 where fewer can be ranked. [b, C] -> [b, min(k, C)] int64."""
+    k = min(k, ranked.shape[1])
+    # columns in tie order would settle ties, but to bring them there costs as much as to rank: do so for the rows with
+    # equal scores among the k + 1 best alone, of which a trained model has few
+    values, places = ranked.topk(min(k + 1, ranked.shape[1]), dim=1)
+    tied = ((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)).any(dim=1).nonzero()[:, 0]
+    values, places = values[:, :k], places[:, :k]
+    if len(tied):
+        columns = None
+        if task.candidates is None:
+            columns = torch.tensor(_tie_order(task.n_items), device=ranked.device)
+        values[tied], places[tied] = _first_of_equal(ranked[tied], columns, k)
+    if task.candidates is not None:
+        places = torch.tensor(task.candidates[rows], device=ranked.device).gather(1, places)
+    return places.masked_fill(values == -torch.inf, 0)
+
+
+def _first_of_equal(ranked: Tensor, columns: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """The k best columns, equal ones in the given order (None: as they stand). [b, C] -> values, columns [b, k].
+
+    ``topk`` promises no order among equal values, nor which of those at the end of the list it takes.
+    """
+    if columns is not None:
+        ranked = ranked.index_select(1, columns)
+    last = ranked.topk(k, dim=1).values[:, -1:]
+    equal, better = ranked == last, ranked > last
+    room = k - better.sum(dim=1, keepdim=True)
+    taken = better | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= room))  # k a row
+    places = taken.nonzero()[:, 1].view(len(ranked), k)
+    values, order = ranked.gather(1, places).sort(dim=1, descending=True, stable=True)
+    places = places.gather(1, order)
+    return values, places if columns is None else columns[places]
 
 
 def _tie_order(n_items: int) -> np.ndarray:
-    """Items 1..n_items-1 in a fixed pseudo-random order. [n_items - 1] int64."""
-    return np.random.PCG64(n_items).random_raw(n_items - 1).argsort() + 1
+    """Items in a fixed pseudo-random order, [PAD] last. [n_items] int64."""
+    return np.append(np.random.PCG64(n_items).random_raw(n_items - 1).argsort() + 1, 0)
 
 
 def _csr_slice(task: EvalTask, rows: np.ndarray, which: str) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
-from recbole.trainer import Trainer
 from recbole.utils import get_trainer, init_seed
 
 from recbole_llm import compat
@@ -27,7 +25,7 @@ from recbole_llm.registry import modules_of, resolve_model
 from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.fold_in import fold_in
-from recbole_llm.trainer.hooks import hooked, parameter_count
+from recbole_llm.trainer.hooks import parameter_count
 from recbole_llm.trainer.staged import StagedTraining
 
 RESULT_FILE, CONFIG_FILE, BEST_FILE, PER_USER_FILE = "result.json", "config.yaml", "best.pt", "per_user.parquet"
@@ -67,9 +65,6 @@ def run_config(config) -> RunResult:
     if config["resume"] and finished.is_file():
         return RunResult.from_json(finished.read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
-    if not config["resume"]:
-        for old in [finished, *folder.glob("*.pt")]:
-            old.unlink(missing_ok=True)
     _write(folder / CONFIG_FILE, yaml.safe_dump(resolved(config)))
     with _logging(config, folder) as say:
         return _run(config, folder, say)
@@ -107,6 +102,9 @@ def _run(config, folder: Path, say) -> RunResult:
         _identity(config, data),
         say,
     )
+    if not config["resume"]:  # an earlier run of this configuration makes room only now that the new one can train
+        for old in [folder / RESULT_FILE, *folder.glob("*.pt")]:
+            old.unlink(missing_ok=True)
     with clock("train"):
         trainer = training.fit(loader, valid, resume=config["resume"], show_progress=config["show_progress"])
     trainer._save_checkpoint(training.results[-1].best_epoch - 1, saved_model_file=str(folder / BEST_FILE))
@@ -187,19 +185,6 @@ def _write(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def validate(config) -> dict[str, float]:
-    """Validation metrics of a closed-form model under a config; neither trains nor touches a test row."""
-    data = build_data(config)
-    model = resolve_model(config["model"])(config, data.train).to(config["device"])
-    trainer = hooked(Trainer)(config, model)
-    loader = train_loader(config, data)
-    if trainer.optimizer is not None:  # RecBole's closed-form models count in one pass over the rows
-        with torch.no_grad():
-            for batch in loader:
-                model.calculate_loss(batch)
-    return dict(trainer.evaluate(eval_data(config, data, "valid"), load_best_model=False))
-
-
 def load(folder: str | Path):
     """The trained model of a run folder, ready to score, and its data.
 
@@ -246,7 +231,7 @@ def _logging(config, folder: Path):
     logger = logging.getLogger("recbole_llm.run")
     root = logging.getLogger()
     level = getattr(logging, str(config["state"] or "INFO").upper(), logging.INFO)
-    handler = logging.FileHandler(folder / "log.txt", mode="a" if config["resume"] else "w", encoding="utf-8")
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     before = root.level
     root.addHandler(handler)

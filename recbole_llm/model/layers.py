@@ -67,7 +67,11 @@ class CausalBlock(nn.Module):
 
 
 class CausalEncoder(nn.Module):
-    """Learned positions, dropout, causal blocks, final LayerNorm: the SASRec encoder over given item vectors."""
+    """Learned positions, dropout, causal blocks, final LayerNorm: the SASRec encoder over given item vectors.
+
+    Raises:
+        ConfigError: when the hidden size is no multiple of the number of heads.
+    """
 
     def __init__(
         self,
@@ -80,6 +84,8 @@ class CausalEncoder(nn.Module):
         attn_dropout: float,
     ) -> None:
         super().__init__()
+        if hidden_size % n_heads:
+            raise ConfigError(f"a hidden size of {hidden_size} does not split into {n_heads} heads; take a multiple")
         self.positions = nn.Parameter(torch.empty(max_seq_length, hidden_size))
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(

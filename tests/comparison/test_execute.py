@@ -19,7 +19,7 @@ from recbole_llm.comparison.plan import Plan, Row
 from recbole_llm.comparison.record import FAILED, OK, per_user_file, read_records
 from recbole_llm.comparison.worker import settings_of, work
 from recbole_llm.config import build_config
-from recbole_llm.experiment import validate
+from recbole_llm.experiment.validate import validate
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

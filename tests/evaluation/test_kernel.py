@@ -323,6 +323,22 @@ def test_batches_do_not_matter_even_with_ties():
         assert (again.top_items == whole.top_items).all()
 
 
+def test_a_shorter_list_begins_a_longer_one_even_with_ties():
+    """Some rows have equal scores on both sides of the cutoff, some below it, some none at all."""
+    rng = np.random.default_rng(2)
+    task = random_task(rng, 60, 40)
+    scores = rng.permuted(np.tile(np.arange(40), (60, 1)), axis=1) // rng.integers(1, 5, (60, 1))
+    longest = evaluate(task, scorer(scores), metrics=["hit"], topk=40).top_items
+    for k in (1, 2, 3, 7, 20):
+        assert (evaluate(task, scorer(scores), metrics=["hit"], topk=k).top_items == longest[:, :k]).all()
+    # all lists follow one order of the items where scores are equal
+    places = np.argsort(evaluate(task_of([[1]], 40), scorer(np.zeros((1, 40))), metrics=["hit"], topk=39).top_items[0])
+    for row, items in enumerate(longest):
+        items = items[items > 0]
+        equal = scores[row, items[1:]] == scores[row, items[:-1]]
+        assert (places[items[1:] - 1] > places[items[:-1] - 1])[equal].all()
+
+
 @pytest.mark.parametrize("candidates", [None, {0: [3, 4], 1: [4]}])
 def test_scores_are_left_alone(candidates):
     task = task_of([[1], [2]], n_items=6, masked=[[3], [1]], candidates=candidates)

@@ -1,6 +1,7 @@
 """One run from configuration to record: files, one read of the test split, resume, load."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -12,7 +13,7 @@ from synthetic import SMALL_SASREC, SMALL_UR4REC, cycle_settings, write_cycle
 
 import recbole_llm
 from recbole_llm.data.split import Split
-from recbole_llm.errors import CheckpointError, ConfigError
+from recbole_llm.errors import CheckpointError, ConfigError, RecBoleLLMError
 from recbole_llm.evaluation.kernel import evaluate
 from recbole_llm.experiment import RunResult, load, load_results, run
 from recbole_llm.experiment.data import eval_data
@@ -168,6 +169,20 @@ class TestRunning:
             cli=["--epochs=1"],
         )
         assert [result.config[k] for k in ("epochs", "learning_rate", "hidden_size")] == [1, 0.25, 4]
+
+    def test_a_run_that_cannot_start_leaves_the_finished_one_of_its_settings(self, folder, tmp_path):
+        """A slip, such as a feature file moved away, does not cost what has been trained."""
+        copy = tmp_path / "data"
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("runs"))
+        settings = settings_of(copy, epochs_per_stage=[1, 1, 1])
+        result = run("UR4RecMoE", "cycle", settings)
+        (where,) = (copy / "runs").iterdir()
+        before = {path.name: path.read_bytes() for path in where.iterdir() if path.name != "log.txt"}
+        next(copy.rglob("cycle.content*")).unlink()
+        with pytest.raises(RecBoleLLMError, match="content"):
+            run("UR4RecMoE", "cycle", settings)
+        assert {path.name: path.read_bytes() for path in where.iterdir() if path.name != "log.txt"} == before
+        assert RunResult.from_json(before["result.json"].decode()) == result
 
     def test_says_on_stderr_what_it_does_and_keeps_a_log(self, folder, tmp_path, capsys):
         settings = settings_of(folder, run_dir=str(tmp_path), state="INFO", epochs_per_stage=[1, 1, 1])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 from torch import nn
 
+from recbole_llm.errors import ConfigError
 from recbole_llm.model.layers import CausalBlock, CausalEncoder, Dropout, causal_mean, last_state, standardised, whiten
 
 
@@ -61,6 +62,10 @@ class TestCausalEncoder:
     def test_too_long_a_sequence_is_refused(self):
         with pytest.raises(ValueError, match="sequence length 7 exceeds max_seq_length 6"):
             CausalEncoder(6, 8, 1, 2, 16, 0.0, 0.0)(torch.zeros(1, 7, 8))
+
+    def test_a_width_that_the_heads_do_not_divide_is_named(self):
+        with pytest.raises(ConfigError, match="hidden size of 10 does not split into 4 heads"):
+            CausalEncoder(6, 10, 1, 4, 16, 0.0, 0.0)
 
 
 def test_last_state_reads_by_length():

@@ -275,10 +275,24 @@ class TestMissingRows:
         with torch.no_grad():
             assert torch.isfinite(model.eval().full_sort_predict(Interaction(only))).all()
             tokens, present = model.retriever.user_tokens(only["item_id_list"])
-        assert not present.any()
+            last_tokens, last_present = model.retriever.last_user_tokens(only["item_id_list"], only["item_length"])
+        assert not present.any() and not last_present.any()
+        assert not last_tokens.isnan().any()
 
 
 class TestCausality:
+    def test_scoring_reads_the_user_tokens_of_the_last_position(self, built):
+        _, data, model, _ = built()
+        lengths = torch.tensor([1, 4, 8])
+        item_seq = torch.randint(1, data.n_items, (3, 8), generator=torch.Generator().manual_seed(1))
+        item_seq = item_seq * (torch.arange(8) < lengths[:, None])
+        with torch.no_grad():
+            tokens, present = model.retriever.user_tokens(item_seq)
+            last_tokens, last_present = model.retriever.last_user_tokens(item_seq, lengths)
+        rows = torch.arange(3) * 8 + lengths - 1
+        assert torch.equal(last_present, present[rows])
+        torch.testing.assert_close(last_tokens, tokens[:, rows])
+
     def test_a_later_item_leaves_earlier_user_tokens(self, built):
         _, data, model, _ = built()
         item_seq = torch.randint(1, data.n_items, (3, 8), generator=torch.Generator().manual_seed(0))

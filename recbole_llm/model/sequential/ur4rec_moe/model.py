@@ -229,9 +229,7 @@ class UR4RecMoE(SequentialRecommender):
             return queries, table, {}
         tokens = present = None
         if "user" in self.expert_names:
-            tokens, present = self.retriever.user_tokens(item_seq)
-            rows = torch.arange(len(item_seq), device=item_seq.device) * item_seq.shape[1] + lengths - 1
-            tokens, present = tokens[:, rows], present[rows]
+            tokens, present = self.retriever.last_user_tokens(item_seq, lengths)
         r_u, o_u, gates = self.retriever.users(state, tokens, present)
         self._count_usage(item_side["gates"], gates)
         weight = self.fusion.weight(state, r_u)

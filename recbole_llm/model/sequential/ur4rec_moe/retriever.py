@@ -108,6 +108,26 @@ class Retriever(nn.Module):
         tokens = torch.stack(means).view(len(table), -1, facets.n_tokens, facets.hidden_size)
         return tokens, seen.cumsum(1).bool().flatten(0, 1)
 
+    def last_user_tokens(self, item_seq: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`user_tokens` gives at the last position of each history, without the others.
+
+        Args:
+            item_seq: [B, L] int64, right-padded; lengths: [B] int64.
+        Returns:
+            tokens [E, B, S, D]; present [B, E] bool.
+        """
+        facets = self.tokens["user"]
+        table = facets()  # [E, N, S, D]
+        real = torch.arange(item_seq.shape[1], device=item_seq.device) < lengths[:, None]
+        seen = facets.present[item_seq] & real[..., None]  # [B, L, E]
+        weights = seen.to(table.dtype) / seen.sum(1, keepdim=True).clamp(min=1)
+        means = [
+            F.embedding_bag(item_seq, table[k].flatten(1), mode="sum", per_sample_weights=weights[..., k].contiguous())
+            for k in range(len(table))
+        ]
+        tokens = torch.stack(means).view(len(table), -1, facets.n_tokens, facets.hidden_size)
+        return tokens, seen.any(1)
+
     def users(self, states: Tensor, tokens: Tensor | None, present: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """User side at M positions.
 

@@ -1,0 +1,24 @@
+"""The validation metrics of a configuration, for choices; nothing here opens the test split."""
+
+import tempfile
+from pathlib import Path
+
+from recbole.utils import get_trainer, init_seed
+
+from recbole_llm.experiment.data import build_data, eval_data, train_loader
+from recbole_llm.registry import resolve_model
+from recbole_llm.trainer.staged import StagedTraining
+
+
+def validate(config) -> dict[str, float]:
+    """Train a configuration and return its best validation metrics; checkpoints and record are not kept."""
+    init_seed(config["seed"], config["reproducibility"])
+    data = build_data(config)
+    valid, loader = eval_data(config, data, "valid"), train_loader(config, data)
+    init_seed(config["seed"], config["reproducibility"])
+    model = resolve_model(config["model"])(config, data.train).to(config["device"])
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])
+    with tempfile.TemporaryDirectory(prefix="recbole_llm-") as folder:
+        training = StagedTraining(config, model, trainer, Path(folder), {}, lambda line: None)
+        training.fit(loader, valid, resume=False, show_progress=False)
+    return dict(training.results[-1].valid)
