@@ -17,21 +17,15 @@ float32 matrix.
 """
 
 import argparse
-import json
-import os
-import platform
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
+import measured
 import numpy as np
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "bench"
 SIDES = ("recbole", "first", "reload")
 
@@ -91,26 +85,18 @@ def our_side(root: Path, n: int) -> tuple:
     return lambda: open_feature(root / NAME / f"{NAME}.vector", id_field="item_id").align(tokens).matrix, 0.0
 
 
-def child(side: str, root: Path, n: int, dim: int) -> None:
-    """One load; says ``ready`` before it and waits, so that the parent can read the memory at rest."""
-    load, without_s = recbole_side(root) if side == "recbole" else our_side(root, n)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    start = time.perf_counter()
-    matrix = load()
-    seconds = time.perf_counter() - start - without_s
-    print(json.dumps({"seconds": seconds}), flush=True)
+def child(side: str, root: str, n: str, dim: str) -> None:
+    """One load; RecBole's seconds without the feature are given beside it."""
+    load, without_s = recbole_side(Path(root)) if side == "recbole" else our_side(Path(root), int(n))
+    kept: list[np.ndarray] = []
+
+    def work() -> dict:
+        kept.append(load())
+        return {"without_s": without_s}
+
+    measured.serve(work)
     # after the parent has stopped reading the memory: the check makes an array of its own
-    assert matrix.shape == (n + 1, dim) and np.isfinite(matrix).all() and not matrix[0].any()
-
-
-def rss_anon(pid: int) -> int:
-    """Anonymous resident bytes of a process; 0 once it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
+    assert kept[0].shape == (int(n) + 1, int(dim)) and np.isfinite(kept[0]).all() and not kept[0][0].any()
 
 
 def measure(side: str, root: Path, n: int, dim: int) -> tuple[float, int]:
@@ -119,26 +105,9 @@ def measure(side: str, root: Path, n: int, dim: int) -> tuple[float, int]:
     if side == "first":
         conversion.unlink(missing_ok=True)
     assert side != "reload" or conversion.is_file()
-    command = [sys.executable, __file__, "--child", side, str(root), str(n), str(dim)]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
-    ) as process:
-        while (line := process.stdout.readline()) and line != "ready\n":
-            pass
-        rest = rss_anon(process.pid)
-        peak = rest
-        lines: list[str] = []
-        reader = threading.Thread(target=lambda: lines.append(process.stdout.readline()))
-        reader.start()
-        process.stdin.write("\n")
-        process.stdin.flush()
-        while reader.is_alive():
-            peak = max(peak, rss_anon(process.pid))
-            time.sleep(0.002)
-    if process.returncode:
-        raise SystemExit(f"the load '{side}' failed with exit code {process.returncode}")
-    return json.loads(lines[0])["seconds"], peak - rest
+    with measured.Side(__file__, side, root, n, dim, cwd=root) as process:
+        one = process.ask()
+    return one["seconds"] - one["without_s"], one["peak_bytes"]
 
 
 def run(n: int, dim: int, repeats: int) -> dict:
@@ -172,7 +141,7 @@ def run(n: int, dim: int, repeats: int) -> dict:
         "recbole_peak_ratio": peak["recbole"] / raw,
         "first_peak_ratio": peak["first"] / raw,
         "peak_ratio": peak["reload"] / raw,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": measured.machine(),
     }
 
 
@@ -198,17 +167,11 @@ def main() -> None:
     args = parser.parse_args()
     record = run(*((20_000, 1536) if args.full else (2_500, 512)), args.repeats)
     print_table(record)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
-    if args.json:
-        print(json.dumps(record))
+    measured.finish(record, args.out, args.json)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        side, folder, *size = sys.argv[2:]
-        sys.argv = sys.argv[:1]  # RecBole reads the command line
-        child(side, Path(folder), *map(int, size))
+    if (arguments := measured.child_arguments()) is not None:
+        child(*arguments)
     else:
         main()

@@ -22,9 +22,13 @@ from recbole_llm.config.checks import check_keys, known_keys
 from recbole_llm.config.locate import recbole_dir
 from recbole_llm.config.sources import user_layers
 from recbole_llm.registry import MODELS, check_model_name
+from recbole_llm.report import markdown
+from recbole_llm.report.write import make_report
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# docs/results.md is what `recbole-llm report` writes; its form is tested with the reports
+DOCS = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name != "results.md")]
+GENERATED = r"<!-- ([\w-]+):begin -->\n(.*?)<!-- \1:end -->"
 EXAMPLE = (ROOT / "docs" / "add_a_model.md").read_text(encoding="utf-8")
 MODULE = "recbole_llm.model.sequential.text_sasrec"
 # options of the command line that are no settings
@@ -104,6 +108,9 @@ def check_command(words: list[str]) -> None:
             check_settings(rest)
         else:
             source = (ROOT / script).read_text(encoding="utf-8")
+            for module in re.findall(r"^import (\w+)$", source, flags=re.MULTILINE):  # options may be a neighbour's
+                beside = (ROOT / script).with_name(f"{module}.py")
+                source += beside.read_text(encoding="utf-8") if beside.is_file() else ""
             assert all(f'"{word.partition("=")[0]}"' in source for word in rest if word.startswith("--"))
 
 
@@ -166,9 +173,7 @@ def test_every_python_block_compiles(document):
 
 @pytest.mark.parametrize("document", DOCS, ids=name)
 def test_documents_stay_short(document):
-    text = re.sub(
-        r"<!-- results:begin -->.*<!-- results:end -->", "", document.read_text(encoding="utf-8"), flags=re.DOTALL
-    )
+    text = re.sub(GENERATED, "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(text.splitlines()) <= 180
 
 
@@ -222,7 +227,16 @@ def test_readme_names_every_model_of_the_project():
 
 def test_readme_keeps_the_place_of_the_results():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert re.search(r"<!-- results:begin -->\n.*\S.*\n<!-- results:end -->", text, flags=re.DOTALL)
+    kept = dict(re.findall(GENERATED, text, flags=re.DOTALL))
+    assert set(kept) == {p.parent.name for p in (ROOT / "benchmarks" / "results").glob("*/comparison.json")}
+    assert all("| ---" in content or "| :---" in content for content in kept.values())
+
+
+def test_the_results_are_those_of_the_kept_records():
+    """No number in the documents but from a record: the tables come out again, to the letter."""
+    results = ROOT / "benchmarks" / "results"
+    folders = sorted(path.parent for path in results.glob("*/comparison.json"))
+    assert markdown.render(make_report(folders)) == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 class TestReadme:

@@ -74,7 +74,7 @@ def _main(argv: Sequence[str], ablation: bool) -> int:
         raise ConfigError(f"--jobs must be at least 1, not {args.jobs}")
 
     from recbole_llm.comparison.execute import estimate, execute
-    from recbole_llm.comparison.record import FAILED, read_records, write_records
+    from recbole_llm.comparison.record import FAILED, About, read_records, write_about, write_records
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -89,6 +89,7 @@ def _main(argv: Sequence[str], ablation: bool) -> int:
         from recbole_llm.comparison.cluster import RayCluster
 
         runner = RayCluster(args.jobs)
+    write_about(out, About(plan.title, plan.note, plan.reference, plan.tested))
     records = execute(plan, out, jobs=args.jobs, memory_gib=args.memory_gib, runner=runner, say=say)
     imported = _imported(args, plan, out, say)
     if imported:
@@ -98,8 +99,8 @@ def _main(argv: Sequence[str], ablation: bool) -> int:
     from recbole_llm.report import markdown
     from recbole_llm.report.write import available_formats, make_report, write_files
 
-    title, formats = plan.title or None, available_formats()
-    report = make_report([out], reference=plan.reference, tested=plan.tested, title=title, note=plan.note)
+    formats = available_formats()
+    report = make_report([out])
     written = write_files(report, out, formats)
     say(f"report: {', '.join(os.path.relpath(path) for path in written)}")
     if "html" not in formats:

@@ -21,7 +21,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="folders with records")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder to write to")
     parser.add_argument(
-        "--reference", metavar="ROW", help="row that the others are tested against; default: the last one"
+        "--reference",
+        metavar="ROW",
+        help="row that the others are tested against; default: the comparison's, else the last one",
     )
     parser.add_argument(
         "--metrics",
@@ -32,12 +34,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tested",
         metavar="NAMES",
-        help="metrics to test, comma-separated; default: the accuracy metrics of the columns",
+        help="metrics to test, comma-separated; default: the comparison's, else the accuracy metrics of the columns",
     )
     parser.add_argument(
         "--test", choices=list(TEST_NAMES), default="t", help="whose Holm-adjusted p-values make the marks; default: t"
     )
-    parser.add_argument("--title", help="default: Results on the datasets")
+    parser.add_argument("--title", help="default: the comparison's, else Results on the datasets")
     parser.add_argument(
         "--note", default="", metavar="FILE|TEXT", help="remark above the tables: a text file, or the text itself"
     )

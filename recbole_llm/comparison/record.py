@@ -1,7 +1,8 @@
 """Records of a comparison: what became of every run of its plan, and where its per-user metrics lie.
 
-A comparison's folder holds ``records.jsonl`` (one line a run), ``per_user/<run>.parquet`` and, as long as nobody
-deletes them, the run folders themselves in ``runs/``. The first two are all that a report needs.
+A comparison's folder holds ``records.jsonl`` (one line a run), ``per_user/<run>.parquet``, ``comparison.json`` (what
+its report is to say) and, as long as nobody deletes them, the run folders themselves in ``runs/``. The first three are
+all that a report needs.
 """
 
 import json
@@ -15,7 +16,7 @@ from recbole_llm.data.files import atomic_writer
 from recbole_llm.errors import DataError
 from recbole_llm.experiment.record import RunResult
 
-RECORDS_FILE, PER_USER_FOLDER = "records.jsonl", "per_user"
+RECORDS_FILE, PER_USER_FOLDER, ABOUT_FILE = "records.jsonl", "per_user", "comparison.json"
 OK, FAILED = "ok", "failed"
 
 
@@ -72,6 +73,38 @@ class Record:
             return cls(**fields | {"result": None if result is None else RunResult(**result)})
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"not a record of a comparison ({error}); make it anew with recbole-llm compare") from None
+
+
+@dataclass(frozen=True)
+class About:
+    """What a report says of a comparison's tables: heading, remark, the row the others are tested against, on what."""
+
+    title: str = ""
+    note: str = ""
+    reference: str = ""
+    tested: tuple[str, ...] = ()
+
+
+def write_about(folder: str | Path, about: About) -> None:
+    """Keep it in a comparison's folder, atomically."""
+    with atomic_writer(Path(folder) / ABOUT_FILE) as file:
+        file.write((json.dumps(asdict(about), indent=1) + "\n").encode())
+
+
+def read_about(folder: str | Path) -> About:
+    """What :func:`write_about` kept; nothing in particular where it kept nothing.
+
+    Raises:
+        DataError: for a file that it did not write.
+    """
+    path = Path(folder) / ABOUT_FILE
+    if not path.is_file():
+        return About()
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return About(**fields | {"tested": tuple(fields["tested"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} does not say what a report needs ({error}); delete it, or compare again") from None
 
 
 def read_records(folder: str | Path) -> list[Record]:

@@ -21,6 +21,7 @@ from typing import Any
 from recbole_llm.comparison.plan import Job
 from recbole_llm.comparison.record import FAILED, OK, PER_USER_FOLDER, Record
 from recbole_llm.config import build_config, config_hash
+from recbole_llm.config.locate import PACKAGED
 from recbole_llm.data.files import atomic_writer
 from recbole_llm.errors import RecBoleLLMError
 from recbole_llm.experiment.record import code_hash
@@ -117,6 +118,7 @@ def _run(job: Job, out: Path, record: Record) -> Record:
     with atomic_writer(marker) as file:
         file.write(record.code_hash.encode())
     result = run(job.model, job.dataset, settings | {"resume": same_code})
+    result = replace(result, config=_portable(result.config))
     kept = out / PER_USER_FOLDER / f"{folder.name}.parquet"
     if (folder / PER_USER_FILE).is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -124,6 +126,20 @@ def _run(job: Job, out: Path, record: Record) -> Record:
             shutil.copyfileobj(source, target)
     tried = len(grid_points(job.grid))
     return replace(record, status=OK, chosen=chosen, tried=tried, grid_seconds=seconds, result=result)
+
+
+def _portable(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose paths mean the same in a copy of the working directory: relative where they lie below it.
+
+    The folder of the dataset that RecBole carries is found by the dataset's name wherever RecBole is installed.
+    """
+    here, paths = Path.cwd(), {}
+    for key in ("data_path", "run_dir", "checkpoint_dir"):
+        path = Path(config[key] or "")
+        paths[key] = str(path.relative_to(here) if path.is_relative_to(here) else path)
+    if config["dataset"] == PACKAGED:
+        paths["data_path"] = PACKAGED
+    return config | paths
 
 
 def main() -> int:

@@ -8,7 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from recbole_llm.comparison.record import OK, RECORDS_FILE, Record, RunResult, per_user_file, read_records
+from recbole_llm.comparison.record import (
+    ABOUT_FILE,
+    OK,
+    RECORDS_FILE,
+    About,
+    Record,
+    RunResult,
+    per_user_file,
+    read_about,
+    read_records,
+)
 from recbole_llm.errors import DataError
 
 RESULT_FILE, CONFIG_FILE, PER_USER_FILE = "result.json", "config.yaml", "per_user.parquet"
@@ -29,13 +39,15 @@ class Loaded:
     """The runs of a report.
 
     Attributes:
-        records: in the order of the folders; of two with one key the later.
+        records: in the order of the folders; of two with one key the later, but a result before a failure.
+        abouts: (dataset, protocol) -> what the comparison that it comes from wants said; the latest one's.
         folder: where ``comparison.record.per_user_file`` finds the per-user metrics.
         without_users: (dataset, protocol) whose runs came without per-user metrics, as those of click models do.
         notes: sentences on what was left out.
     """
 
     records: tuple[Record, ...]
+    abouts: Mapping[tuple[str, str], About]
     folder: Path
     without_users: frozenset[tuple[str, str]]
     notes: tuple[str, ...]
@@ -51,17 +63,23 @@ def loaded(folders: Sequence[str | Path]) -> Iterator[Loaded]:
         DataError: naming a folder that is missing or holds no runs, a broken record, or a per-user file that is missing
             while other runs of the same table have theirs.
     """
-    entries = [entry for folder in folders for entry in _entries(Path(folder))]
+    by_folder = {Path(folder): _entries(Path(folder)) for folder in folders}
+    entries = [entry for found in by_folder.values() for entry in found]
+    abouts = {}
+    for folder, found in by_folder.items():
+        if (folder / ABOUT_FILE).is_file():
+            abouts |= dict.fromkeys((record.key[:2] for record, _ in found), read_about(folder))
     notes = [note for folder in folders for note in _notes(Path(folder))]
     labels = _labels([record for record, _ in entries if not record.label], {r.label for r, _ in entries if r.label})
     by_key: dict[tuple, tuple[Record, Path | None]] = {}
     for record, path in entries:
         if not record.label:
             record = replace(record, label=labels[_settings_key(record.result)])
-        by_key[record.key] = record, path
+        if record.status == OK or record.key not in by_key:
+            by_key[record.key] = record, path
     with TemporaryDirectory(prefix="recbole-llm-report-") as temporary:
         records = tuple(_link(Path(temporary), k, *entry) for k, entry in enumerate(by_key.values()))
-        yield Loaded(records, Path(temporary), _without_users(by_key.values()), tuple(notes))
+        yield Loaded(records, abouts, Path(temporary), _without_users(by_key.values()), tuple(notes))
 
 
 def _entries(folder: Path) -> list[tuple[Record, Path | None]]:

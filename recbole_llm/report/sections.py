@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recbole_llm.comparison.record import OK, Record
+from recbole_llm.comparison.record import OK, About, Record
 from recbole_llm.comparison.summary import Table, per_user, summarise
 from recbole_llm.errors import ConfigError
 from recbole_llm.report import tables
@@ -65,12 +65,14 @@ def build(
 ) -> Report:
     """Summarise the runs and lay out their tables.
 
+    What is None, or empty, is as the comparisons have it that the runs come from, else as said here.
+
     Args:
-        reference: row that the others are tested against; None takes the last row of each table.
+        reference: row that the others are tested against; the last row of each table.
         metrics: to show; None takes accuracy and beyond-accuracy metrics at 10, without duplicates.
-        tested: metrics to test, of those that runs have by user; None takes the accuracy metrics that are shown.
+        tested: metrics to test, of those that runs have by user; the accuracy metrics that are shown.
         test: "t", "wilcoxon" or "permutation", for the marks.
-        title: None names the datasets. note: plain text, paragraphs parted by empty lines.
+        title: names the datasets. note: plain text, paragraphs parted by empty lines; none.
     Raises:
         ConfigError: for a reference or metric that no table has.
         DataError: see ``summarise``.
@@ -87,8 +89,12 @@ def build(
         _section(loaded, k, group, reference, metrics, tested, test) for k, group in enumerate(groups.values(), start=1)
     )
     datasets = ", ".join(dict.fromkeys(dataset for dataset, _ in groups))
-    paragraphs = tuple(" ".join(p.split()) for p in note.replace("\r\n", "\n").split("\n\n") if p.strip())
-    return Report(title or f"Results on {datasets}", paragraphs, loaded.notes, sections)
+    abouts = [loaded.abouts.get(key, About()) for key in groups]
+    titles = {about.title for about in abouts}
+    title = title or (titles.pop() if len(titles) == 1 else "") or f"Results on {datasets}"
+    notes = [note] if note.strip() else list(dict.fromkeys(about.note for about in abouts))
+    paragraphs = [" ".join(p.split()) for text in notes for p in text.replace("\r\n", "\n").split("\n\n")]
+    return Report(title, tuple(p for p in paragraphs if p), loaded.notes, sections)
 
 
 def shown_metrics(table: Table, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -114,12 +120,15 @@ def _same(table: Table, a: str, b: str) -> bool:
 
 def _section(loaded: Loaded, k: int, records: list[Record], reference, wanted, tested, test: str) -> Section:
     labels = list(dict.fromkeys(record.label for record in records))
-    chosen = labels[-1] if reference is None else reference if reference in labels else None
+    about = loaded.abouts.get(records[0].key[:2], About())
+    if reference is None:
+        reference = about.reference if about.reference in labels else labels[-1]
+    chosen = reference if reference in labels else None
     with_users = records[0].key[:2] not in loaded.without_users
     plain = summarise(loaded.folder, records, reference=None)[0]
     metrics = shown_metrics(plain, wanted)
     testable = tuple(m for m in metrics if tables.base(m) not in {tables.base(b) for b in BEYOND_ACCURACY})
-    tested = testable if tested is None else tuple(m for m in tested if m in plain.metrics)
+    tested = tuple(m for m in tested or about.tested or testable if m in plain.metrics)
     table = summarise(loaded.folder, records, reference=chosen if with_users else None, tested=tested)[0]
     if not with_users:
         table = replace(table, reference=chosen)

@@ -73,7 +73,8 @@ def _legend(table: Table, rows, test: str):
         yield (
             f"{cells.IS_REFERENCE} the reference. {cells.REFERENCE_BETTER} the reference is significantly better than "
             f"this row, {cells.REFERENCE_WORSE} significantly worse ({cells.TEST_NAMES[test]} over users, "
-            f"Holm-adjusted over the rows, level {cells.LEVEL:g}); no mark: no difference shown."
+            f"Holm-adjusted over the rows, level {cells.LEVEL:g}). Tested: {cells.listed(table.tested)}; "
+            "no mark there: no difference shown."
         )
     elif table.reference is None:
         yield "No tests: the reference is not in this table."

@@ -68,6 +68,21 @@ class TestResume:
         second, ran, said = run(plan, tmp_path)
         assert ran == [] and second == first and said[0].startswith("3 runs: 3 have a record, 0 to do")
 
+    def test_a_record_means_the_same_in_a_copy_of_the_working_directory(self, folder, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        away = plan_of(folder, [POP], seeds=1)
+        (record,) = run(away, tmp_path / "out")[0]
+        paths = {key: record.result.config[key] for key in ("data_path", "run_dir", "checkpoint_dir")}
+        assert paths == {
+            "data_path": str(folder / "cycle"),  # not below: it stays as it is
+            "run_dir": "out/runs",
+            "checkpoint_dir": f"out/runs/{record.run_name}",
+        }
+        own = worker._portable(
+            {"dataset": "ml-100k", "data_path": "/env/ml-100k", "run_dir": "", "checkpoint_dir": None}
+        )
+        assert own["data_path"] == "ml-100k"
+
     def test_changed_settings_grid_code_or_data_are_run_again(self, folder, tmp_path, monkeypatch):
         own = write_cycle(tmp_path / "own")
         plan = plan_of(own, [POP, SHORT], seeds=1)

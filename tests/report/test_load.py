@@ -8,11 +8,21 @@ import pandas as pd
 import pytest
 from report_data import USERS, make_records, make_result, make_users, write_comparison
 
-from recbole_llm.comparison.record import RECORDS_FILE, per_user_file, read_per_user, write_records
+from recbole_llm.comparison.record import (
+    FAILED,
+    RECORDS_FILE,
+    About,
+    per_user_file,
+    read_about,
+    read_per_user,
+    write_about,
+    write_records,
+)
 from recbole_llm.config.record import NOT_RUN_RELEVANT
 from recbole_llm.errors import DataError
 from recbole_llm.report import load
 from recbole_llm.report.load import LONGEST_LABEL, NO_DIFFERENCE, loaded
+from recbole_llm.report.write import make_report
 
 
 def write_run(folder, name: str, result, users=None) -> None:
@@ -119,6 +129,54 @@ def test_the_later_of_two_runs_with_one_key_counts(tmp_path):
     (tmp_path / "y" / "run" / "result.json").write_text(replace(late, n_parameters=7).to_json(), encoding="utf-8")
     with loaded([tmp_path / "x", tmp_path / "y"]) as runs:
         assert [record.result.n_parameters for record in runs.records] == [7]
+
+
+def test_a_failure_does_not_take_the_place_of_a_result(tmp_path, comparison):
+    failed = [replace(record, status=FAILED, reason="killed", result=None) for record, _ in make_records()]
+    again = write_comparison(tmp_path / "again", [(record, None) for record in failed])
+    with loaded([comparison]) as alone, loaded([comparison, again]) as both:
+        assert [r.status for r in both.records] == [r.status for r in alone.records]
+
+
+class TestAbout:
+    """What a comparison wants said of its tables comes with its folder."""
+
+    ABOUT = About("A title", "One.\n\nTwo.", "SASRec", ("mrr@10",))
+
+    def test_it_comes_back_as_it_was(self, tmp_path):
+        assert read_about(tmp_path) == About()
+        write_about(tmp_path, self.ABOUT)
+        assert read_about(tmp_path) == self.ABOUT
+
+    @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"tested": [], "more": 1}'])
+    def test_a_broken_file_is_named(self, tmp_path, text):
+        (tmp_path / "comparison.json").write_text(text)
+        with pytest.raises(DataError, match="comparison.json does not say what a report needs"):
+            read_about(tmp_path)
+
+    def test_a_report_follows_it_unless_told_otherwise(self, tmp_path):
+        folder = write_comparison(tmp_path / "c", make_records())
+        write_about(folder, self.ABOUT)
+        report = make_report([folder])
+        table = report.sections[0].table
+        assert (report.title, report.note, table.reference) == ("A title", ("One.", "Two."), "SASRec")
+        assert table.tested == ("mrr@10",) and set(table.rows[0].tests) == {"mrr@10"}
+        other = make_report([folder], reference="Pop", tested=["hit@10"], title="Mine", note="My own.")
+        table = other.sections[0].table
+        assert (other.title, other.note, table.reference) == ("Mine", ("My own.",), "Pop")
+        assert table.tested == ("hit@10",)
+
+    def test_each_comparison_has_its_own(self, tmp_path):
+        """Two comparisons in one report: no table is tested against the other's reference."""
+        write_about(first := write_comparison(tmp_path / "a", make_records()), self.ABOUT)
+        made = [
+            (replace(r, protocol="rs-full", result=r.result and replace(r.result, protocol="rs-full")), users)
+            for r, users in make_records()
+        ]
+        write_about(second := write_comparison(tmp_path / "b", made), About("Another", "Three.", "Pop"))
+        report = make_report([first, second])
+        assert [s.table.reference for s in report.sections] == ["SASRec", "Pop"]
+        assert (report.title, report.note) == ("Results on toy", ("One.", "Two.", "Three."))
 
 
 def test_unfinished_runs_are_counted(tmp_path):

@@ -1,0 +1,127 @@
+"""Runs a shipped comparison in full and keeps its records with the project; a script a comparison calls this.
+
+Runs lie in runs/compare/<plan>/, which may be deleted. What is kept is in results/<plan>/: every record, and of the
+per-user metrics those that are tested. What has a valid record there or here is not run again.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from recbole_llm.comparison.execute import execute  # noqa: E402
+from recbole_llm.comparison.plan import read_plan  # noqa: E402
+from recbole_llm.comparison.record import (  # noqa: E402
+    ABOUT_FILE,
+    About,
+    Record,
+    per_user_file,
+    read_records,
+    write_about,
+    write_records,
+)
+from recbole_llm.data.files import atomic_writer  # noqa: E402
+from recbole_llm.report import markdown  # noqa: E402
+from recbole_llm.report.write import make_report, write_files  # noqa: E402
+
+RESULTS, README, DOCS = ROOT / "benchmarks" / "results", ROOT / "README.md", ROOT / "docs"
+
+
+def main(name: str, description: str, columns: Sequence[str]) -> None:
+    """Run what ``properties/compare/<name>.yaml`` lacks, keep it, print its tables.
+
+    Args:
+        columns: metrics of the tables printed and of README's; docs/results.md has all.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (default: all cores)")
+    parser.add_argument("--kept-only", action="store_true", help="run nothing: tables of the records that are kept")
+    parser.add_argument("--docs", action="store_true", help="also write docs/results.md and README's tables anew")
+    parser.add_argument("--json", action="store_true", help="end with one JSON line")
+    args = parser.parse_args()
+    plan, out, kept = read_plan(name), ROOT / "runs" / "compare" / name, RESULTS / name
+    os.chdir(ROOT)  # records hold paths relative to the working directory
+    if not args.kept_only:
+        take_up(kept, out)
+        write_about(out, About(plan.title, plan.note, plan.reference, plan.tested))
+        try:
+            execute(plan, out, jobs=args.jobs, say=lambda line: print(line, file=sys.stderr, flush=True))
+        finally:
+            keep(out, kept, plan.tested)
+    report = make_report([kept], metrics=columns)
+    text = markdown.results(report)
+    print(text)
+    if args.docs:
+        write_files(make_report(sorted(path.parent for path in RESULTS.glob(f"*/{ABOUT_FILE}"))), DOCS, ["md"])
+        before, begin, rest = README.read_text(encoding="utf-8").partition(f"<!-- {name}:begin -->\n")
+        _, end, after = rest.partition(f"<!-- {name}:end -->")
+        if end:
+            _write(README, f"{before}{begin}{text}\n{end}{after}")
+    if args.json:
+        rows = [
+            {"row": r.label, "model": r.model, "protocol": r.protocol, "seed": r.seed, "metrics": r.result.test}
+            for r in read_records(kept)
+            if r.result
+        ]
+        print(json.dumps({"rows": rows, "summary": [_summary(section.table) for section in report.sections]}))
+
+
+def take_up(kept: Path, out: Path) -> None:
+    """Bring kept records, and their users, to where the runs lie, unless they are there."""
+    there = {record.key for record in read_records(out)}
+    missing = [record for record in read_records(kept) if record.key not in there]
+    for record in filter(_has_result, missing):
+        target = per_user_file(out, record)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(per_user_file(kept, record), target)
+    write_records(out, [*read_records(out), *missing])
+
+
+def keep(out: Path, kept: Path, tested: Sequence[str]) -> None:
+    """Copy records, what is said of them, and the tested metrics of every user; files of other runs are deleted."""
+    import pandas as pd
+
+    records = read_records(out)
+    files = set()
+    for record in filter(_has_result, records):
+        table = pd.read_parquet(per_user_file(out, record))
+        target = per_user_file(kept, record)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(target) as file:
+            table[["user", *(m for m in tested if m in table)]].to_parquet(file, index=False, compression="zstd")
+        files.add(target)
+    for old in set((kept / "per_user").glob("*.parquet")) - files:
+        old.unlink()
+    shutil.copyfile(out / ABOUT_FILE, kept / ABOUT_FILE)
+    write_records(kept, records)
+
+
+def _has_result(record: Record) -> bool:
+    return record.result is not None
+
+
+def _summary(table) -> dict:
+    rows = [
+        {
+            "row": row.label,
+            "seeds": len(row.seeds),
+            "metrics": {name: {"mean": value.mean, "sd": value.sd} for name, value in row.values.items()},
+            "tests": {
+                name: {"difference": t.difference, "interval": [t.low, t.high], "p": dict(t.p), "holm": dict(t.holm)}
+                for name, t in row.tests.items()
+            },
+        }
+        for row in table.rows
+    ]
+    return {"dataset": table.dataset, "protocol": table.protocol, "reference": table.reference, "rows": rows}
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_writer(path) as file:
+        file.write(text.encode())
