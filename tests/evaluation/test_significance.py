@@ -128,7 +128,7 @@ def test_adjusted_written_out():
 @pytest.mark.parametrize("ours, theirs", [(holm, "holm"), (benjamini_hochberg, "fdr_bh")])
 @pytest.mark.parametrize("n", [1, 2, 12])
 def test_adjusted_against_statsmodels(n, ours, theirs):
-    p_values = np.random.default_rng(n).random(n) ** 3
+    p_values = (np.random.default_rng(n).random(n) ** 3).round(2)  # some are equal
     values = ours({f"m{i}": p for i, p in enumerate(p_values)})
     assert list(values.values()) == approx(multipletests(p_values, method=theirs)[1].tolist())
     assert all(value >= p for value, p in zip(values.values(), p_values, strict=True))
