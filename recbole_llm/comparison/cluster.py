@@ -33,7 +33,8 @@ class RayCluster(Runner):
         if not ray.is_initialized():
             ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
         environment = {"env_vars": {"OMP_NUM_THREADS": str(cpus)}}
-        self._task = ray.remote(num_cpus=cpus, max_retries=0, runtime_env=environment)(_task)
+        # max_calls: a process a run, so that its peak memory is its own
+        self._task = ray.remote(num_cpus=cpus, max_retries=0, max_calls=1, runtime_env=environment)(_task)
 
     def __exit__(self, *_) -> None:
         self._pool.shutdown(cancel_futures=True)
