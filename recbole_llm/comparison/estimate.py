@@ -44,16 +44,17 @@ def probe(job: Job, out: Path) -> float:
     with tempfile.TemporaryDirectory() as folder:
         training = StagedTraining(config, model, trainer_class, Path(folder), {}, lambda line: None)
         for k, stage in enumerate(training.stages):
-            trainer = training._trainer(k)
+            trainer, step = training._trainer(k), 0.0
+            if trainer.optimizer is not None:  # before the evaluation: some models score only what they have seen
+                first = _FirstBatches(loader, _BATCHES)
+                start = time.perf_counter()
+                trainer._train_epoch(first, 0)
+                step = (time.perf_counter() - start) / max(first.seen, 1)
             start = time.perf_counter()
             trainer._valid_epoch(valid)
             evaluation = time.perf_counter() - start
             if trainer.optimizer is None:
                 return total + 2 * evaluation
-            first = _FirstBatches(loader, _BATCHES)
-            start = time.perf_counter()
-            trainer._train_epoch(first, 0)
-            step = (time.perf_counter() - start) / max(first.seen, 1)
             epochs = stage.epochs if config["stages"] else trainer.epochs
             total += epochs * (step * len(loader) + evaluation / trainer.eval_step)
     return total + evaluation

@@ -188,7 +188,8 @@ def test_the_estimate_bounds_the_run(folder, tmp_path):
     plan = plan_of(folder, [POP, Row("long", "SASRecAll", SMALL_SASREC | {"epochs": 40})], seeds=2)
     said = []
     before = estimate(plan, tmp_path, 1, said.append)
-    assert len(said) == 2 and said[1].startswith("long, loo-full: 2 x at most ") and before > 0
+    assert len(said) == 2 and said[0].startswith("Pop, loo-full: 1 x at most ")
+    assert said[1].startswith("long, loo-full: 2 x at most ") and before > 0
     run(plan, tmp_path)
     assert estimate(plan, tmp_path, 1, said.append) == 0
     longer = plan_of(folder, plan.rows, seeds=3)  # one more seed, known from the records
