@@ -1,97 +1,88 @@
-"""``recbole-llm encode``: texts of a dataset -> feature files ``<dataset>.<feature>.safetensors``."""
+"""``recbole-llm encode``: texts or images of a dataset -> feature files ``<dataset>.<feature>.safetensors``."""
 
 import argparse
-import importlib.util
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_llm.errors import ConfigError, DataError, MissingDependencyError
+from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.paths import dataset_atomic_dir
 
-FACETS_FILE = "item_facets.jsonl"
-FACETS = ("content", "theme", "quality", "mood", "style", "visual", "director", "country", "language")
-ENCODER = "all-MiniLM-L6-v2"
-GENRE = "genre"  # from the dataset's own .item file, not from the facets
+TEXTS_FILE = "item_facets.jsonl"
+STORE_FILE = ".encoded.sqlite"
+
+_EPILOG = """\
+examples:
+  recbole-llm encode --dataset shop --feature descr --texts descriptions.jsonl
+  recbole-llm encode --dataset ml-100k --feature genre --template '{class:, }'
+  recbole-llm encode --dataset shop --feature title --from title,brand --encoder BAAI/bge-m3 --download
+  recbole-llm encode --dataset shop --feature poster --images posters/ --encoder openai/clip-vit-base-patch32 --download
+  OPENAI_API_KEY=... recbole-llm encode --dataset shop --feature descr --texts descriptions.jsonl \\
+      --encoder text-embedding-3-small --api-base https://api.openai.com/v1 --dry-run --price 0.02
+
+Rows are kept by content in a store: a second run encodes what has changed, a run broken off goes on with the batch it
+was at. A token with an empty text, or with an image that cannot be read, gets no row. all-MiniLM-L6-v2 (the default)
+needs: pip install 'recbole-llm[text]'; CLIP: 'recbole-llm[vision]'; endpoints: 'recbole-llm[llm]'."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What one feature file is made of: token -> text or image file; ``broken``: token -> why it has no row."""
+
+    name: str
+    id_field: str
+    contents: Mapping[str, str | Path]
+    broken: Mapping[str, str]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="recbole-llm encode",
-        description="Encode the texts of a dataset and write one feature file per text field.",
-        epilog=f"The texts are read from dataset_atomic/<dataset>/{FACETS_FILE}; '{GENRE}' is read from the genre "
-        "words of <dataset>.item. A token whose text is empty gets no row. Needs: pip install 'recbole-llm[text]'.",
+        description="Encode texts or images of a dataset and write a feature file for each.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--dataset", required=True, help="name of the dataset, for example ml-100k")
-    parser.add_argument("--features", default=",".join((*FACETS, GENRE)), help="comma-separated; default: all ten")
-    parser.add_argument("--texts", type=Path, help=f"JSON lines with the texts; default: {FACETS_FILE}")
-    parser.add_argument("--items", type=Path, help="folder of <dataset>.item; for ml-100k RecBole's own")
-    parser.add_argument(
-        "--genre-field", default="class", help=f"column of <dataset>.item for '{GENRE}'; default: class"
+    parser.add_argument("--feature", default="", metavar="NAMES", help="name of the feature; of several fields: a,b,c")
+    source = parser.add_argument_group("where the contents come from")
+    one = source.add_mutually_exclusive_group()
+    one.add_argument(
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help=f"JSON lines, a field a feature (default: the dataset's {TEXTS_FILE})",
     )
-    parser.add_argument("--out", type=Path, help="folder to write to; default: dataset_atomic/<dataset>")
-    parser.add_argument("--encoder", default=ENCODER, help=f"{ENCODER} (default) or a SentenceTransformer folder")
-    parser.add_argument("--batch-size", type=int, default=64, help="texts per forward pass; default: 64")
-    parser.add_argument("--float32", action="store_true", help="write float32 instead of float16")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    one.add_argument(
+        "--from", dest="columns", metavar="COLUMNS", help="columns of <dataset>.item, joined: title,genres"
+    )
+    one.add_argument("--template", metavar="TEXT", help="a text with columns in it: '{title}, a {genres:, } film'")
+    one.add_argument("--images", type=Path, metavar="FOLDER", help="images called <token>.jpg, .png or .webp")
+    source.add_argument(
+        "--side", choices=("item", "user"), default="item", help="whose columns or images (default item)"
+    )
+    source.add_argument("--data-path", type=Path, default=Path("dataset"), help="folder of dataset folders")
+    encoder = parser.add_argument_group("encoder")
+    encoder.add_argument(
+        "--encoder",
+        default="all-MiniLM-L6-v2",
+        metavar="NAME",
+        help="model of sentence-transformers or CLIP: a folder or a name; default: all-MiniLM-L6-v2, offline",
+    )
+    encoder.add_argument("--download", action="store_true", help="fetch a named model that is not on this machine")
+    encoder.add_argument("--api-base", default="", metavar="URL", help="endpoint of OpenAI's protocol, up to /v1")
+    encoder.add_argument("--dimensions", type=int, metavar="N", help="shorter rows, where the endpoint gives them")
+    encoder.add_argument("--requests", type=int, default=4, metavar="N", help="requests at a time (default 4)")
+    encoder.add_argument("--allow-upload", action="store_true", help="texts about users may leave this machine")
+    encoder.add_argument("--batch-size", type=int, default=64, metavar="N", help="contents at a time (default 64)")
+    out = parser.add_argument_group("output")
+    out.add_argument("--out", type=Path, metavar="FOLDER", help="default: the dataset's folder")
+    out.add_argument("--store", type=Path, metavar="FILE", help=f"encoded rows; default: {STORE_FILE} in that folder")
+    out.add_argument("--float32", action="store_true", help="write float32 instead of float16")
+    out.add_argument("--dry-run", action="store_true", help="only say how much there is to do, how long and how dear")
+    out.add_argument("--price", type=float, metavar="USD", help="of a million tokens, for --dry-run")
+    out.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
-
-
-def default_item_folder(dataset: str) -> Path:
-    """Folder of ``<dataset>.item``: RecBole forces its packaged copy for ml-100k, the others lie in dataset_atomic."""
-    if dataset != "ml-100k":
-        return dataset_atomic_dir() / dataset
-    spec = importlib.util.find_spec("recbole")
-    if spec is None:
-        raise MissingDependencyError("RecBole is not installed; run: pip install --no-deps recbole==1.2.1")
-    return Path(next(iter(spec.submodule_search_locations))) / "dataset_example" / dataset
-
-
-def read_rows(path: Path) -> list[dict]:
-    """Records of a JSON-lines file that each hold ``item_id``.
-
-    Raises:
-        DataError: no such file, a line is no JSON object, or it lacks ``item_id``.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such text file; give one with --texts (JSON lines with item_id and text fields)")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: line {number} is not JSON ({error.msg}); each line must be one object") from None
-        if not isinstance(row, dict) or "item_id" not in row:
-            raise DataError(f"{path}: line {number} has no item_id; each line must be an object with item_id")
-        rows.append(row)
-    return rows
-
-
-def feature_texts(feature: str, args: argparse.Namespace) -> dict[str, str]:
-    """Texts of one feature, token -> text, empty ones left out.
-
-    Raises:
-        ConfigError: no row has such a text field.
-        DataError: the text file or the .item file is missing or malformed.
-    """
-    from recbole_llm.data import text
-
-    if feature == GENRE:
-        from recbole_llm.data.atomic import read_atomic
-
-        frame = read_atomic((args.items or default_item_folder(args.dataset)) / f"{args.dataset}.item")
-        if args.genre_field not in frame:
-            raise ConfigError(
-                f"{args.dataset}.item has no column '{args.genre_field}'; set --genre-field to one of: "
-                f"{', '.join(frame)}"
-            )
-        return text.word_list_texts(frame.to_dict("records"), args.genre_field)
-    path = args.texts or dataset_atomic_dir() / args.dataset / FACETS_FILE
-    rows = read_rows(path)
-    if not any(feature in row for row in rows):
-        fields = ", ".join(key for key in rows[0] if key != "item_id") if rows else "none"
-        raise ConfigError(f"{path} has no field '{feature}'; choose from: {fields}")
-    return text.field_texts(rows, feature)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -101,22 +92,122 @@ def main(argv: Sequence[str]) -> int:
         RecBoleLLMError: a wrong dataset, field, encoder or file, or a missing package.
     """
     args = _parser().parse_args(list(argv))
-    features = [name.strip() for name in args.features.split(",") if name.strip()]
-    texts = {feature: feature_texts(feature, args) for feature in features}  # every error before the slow part
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch-size must be at least 1, not {args.batch_size}")
+    features = _features(args)  # every error before the slow part
 
     import numpy as np
 
-    from recbole_llm.data import encoders
+    from recbole_llm.encoding.choose import Options, make_encoder
+    from recbole_llm.encoding.store import RowStore
+
+    options = Options(args.encoder, args.api_base, args.dimensions, args.requests, args.download, args.allow_upload)
+    kind = "image" if args.images else "text"
+    encoder = make_encoder(options, kind, any(feature.id_field == "user_id" for feature in features))
+    out = args.out or _home(args)
+    dtype = np.dtype(np.float32 if args.float32 else np.float16)
+    with RowStore(args.store or out / STORE_FILE) as store:
+        for feature in features:
+            if args.dry_run:
+                _estimate(feature, encoder, store, dtype, args)
+            else:
+                _encode(feature, encoder, store, dtype, out, args)
+    return 0
+
+
+def _features(args: argparse.Namespace) -> list[Feature]:
+    from recbole_llm.encoding import sources
+
+    names = [name.strip() for name in args.feature.split(",") if name.strip()]
+    if args.columns is None and args.template is None and args.images is None:
+        path = args.texts or dataset_atomic_dir() / args.dataset / TEXTS_FILE
+        if args.texts is None and not path.is_file():
+            raise ConfigError(
+                f"where do the texts of {args.dataset} come from? Say --texts, --from, --template or --images"
+            )
+        id_field, texts = sources.line_texts(path, names)
+        found = [Feature(name, id_field, of_token, {}) for name, of_token in texts.items()]
+    else:
+        if len(names) != 1:
+            raise ConfigError(
+                f"--from, --template and --images make one feature; name it with --feature, not '{args.feature}'"
+            )
+        if args.images:
+            good, broken = sources.split_broken(sources.image_files(args.images))
+            found = [Feature(names[0], f"{args.side}_id", good, broken)]
+        else:
+            columns = [column.strip() for column in (args.columns or "").split(",") if column.strip()]
+            path = _atomic_folder(args) / f"{args.dataset}.{args.side}"
+            id_field, texts = sources.column_texts(path, columns, args.template or "")
+            found = [Feature(names[0], id_field, texts, {})]
+    for feature in found:
+        if not feature.contents:
+            raise DataError(
+                f"feature {feature.name}: there is nothing to encode, every text or image is empty or broken"
+            )
+    return found
+
+
+def _atomic_folder(args: argparse.Namespace) -> Path:
+    from recbole_llm.config.locate import locate_dataset
+
+    return locate_dataset(args.dataset, args.data_path)
+
+
+def _home(args: argparse.Namespace) -> Path:
+    """Where the dataset's feature files belong: beside its atomic files, or with the shipped ones for RecBole's own."""
+    own = args.data_path / args.dataset
+    return own if own.is_dir() else dataset_atomic_dir() / args.dataset
+
+
+def _estimate(feature: Feature, encoder, store, dtype, args: argparse.Namespace) -> None:
+    from recbole_llm.encoding.rows import make_plan, seconds_left
+
+    plan = make_plan(feature.contents, encoder, store, dtype, args.batch_size)
+    todo = plan.todo
+    line = f"{feature.name}: {len(plan.keys)} rows, {plan.n_contents} distinct, {len(todo)} to encode"
+    if todo and not args.images:
+        tokens = encoder.count_tokens(todo)
+        line += f", {tokens:,} tokens"
+        if args.price is not None:
+            line += f", about {tokens / 1e6 * args.price:.4f} USD"
+        elif args.api_base:
+            line += " (--price gives the cost)"
+    if todo and not encoder.uploads:  # a timing would cost money elsewhere
+        line += f", about {seconds_left(plan, encoder, store, dtype):.0f} s"
+    print(line)
+
+
+def _encode(feature: Feature, encoder, store, dtype, out: Path, args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
     from recbole_llm.data.feature_file import save_feature
     from recbole_llm.data.text import texts_sha256
+    from recbole_llm.encoding.rows import content_hash, encode_rows, make_plan
 
-    metadata = encoders.encoder_metadata(args.encoder)
-    out = args.out or dataset_atomic_dir() / args.dataset
-    for feature, of_token in texts.items():
-        print(f"{feature}: {len(of_token)} texts, {len(set(of_token.values()))} distinct", flush=True)
-        embedding = encoders.encode_texts(list(of_token.values()), args.encoder, args.batch_size, not args.quiet)
-        embedding = embedding.astype(np.float32 if args.float32 else np.float16)
-        path = out / f"{args.dataset}.{feature}.safetensors"
-        save_feature(path, list(of_token), embedding, "item_id", {**metadata, "text_sha256": texts_sha256(of_token)})
-        print(f"wrote {path} [{embedding.shape[0]}, {embedding.shape[1]}] {embedding.dtype}")
-    return 0
+    plan = make_plan(feature.contents, encoder, store, dtype, args.batch_size)
+    total = sum(map(len, plan.batches))
+    with tqdm(total=total, desc=feature.name, unit="row", disable=args.quiet or not total) as bar:
+        made = encode_rows(plan, encoder, store, dtype, bar.update)
+    hashed = {token: content_hash(c) if args.images else str(c) for token, c in feature.contents.items()}
+    metadata = {key: encoder.identity[key] for key in ("encoder", "revision", "pooling")}
+    metadata["image_sha256" if args.images else "text_sha256"] = texts_sha256(hashed)
+    path = out / f"{args.dataset}.{feature.name}.safetensors"
+    save_feature(path, made.tokens, made.embedding, feature.id_field, metadata)
+    print(f"{feature.name}: {made.new} encoded, {made.reused} from the store; {_coverage(feature, made.tokens, args)}")
+    if feature.broken:
+        first = "; ".join(f"{token}: {reason}" for token, reason in list(feature.broken.items())[:3])
+        more = f"; and {len(feature.broken) - 3} more" if len(feature.broken) > 3 else ""
+        print(f"{feature.name}: {len(feature.broken)} images cannot be read and have no row ({first}{more})")
+    print(f"wrote {path} [{made.embedding.shape[0]}, {made.embedding.shape[1]}] {made.embedding.dtype}")
+
+
+def _coverage(feature: Feature, tokens: Sequence[str], args: argparse.Namespace) -> str:
+    """How much of the dataset the rows cover, where its interactions are at hand."""
+    from recbole_llm.encoding.coverage import coverage
+
+    try:
+        file = _atomic_folder(args) / f"{args.dataset}.inter"
+    except DataError:
+        return f"{len(tokens)} rows (no interactions at hand to say how much they cover)"
+    return coverage(file, feature.id_field, tokens)

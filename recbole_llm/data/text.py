@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from string import Formatter
 
 # RecBole's packaged MovieLens files mark a film without a genre by this word; it says nothing about the film
 NO_VALUE = "unknown"
@@ -26,49 +27,60 @@ def field_texts(rows: Iterable[Mapping[str, object]], field: str, id_field: str 
     return texts
 
 
-def word_list_texts(rows: Iterable[Mapping[str, object]], field: str, id_field: str = "item_id") -> dict[str, str]:
-    """One text a token from a ``token_seq`` field such as genres: ``["Comedy", "Romance"] -> "Comedy, Romance"``.
+def joined_texts(
+    rows: Iterable[Mapping[str, object]], fields: Sequence[str], id_field: str = "item_id"
+) -> dict[str, str]:
+    """One text a token from some fields: ``"Toy Story. Animation Comedy"``.
 
     Args:
-        rows: records whose ``field`` is a sequence of words.
-        field: name of the ``token_seq`` field.
+        rows: records, as of an atomic file; the words of a ``token_seq`` are joined by spaces.
+        fields: names of the fields, in the order of the text.
         id_field: name of the field that holds the token.
     Returns:
-        token -> text in row order; the word ``unknown`` and tokens without any word are left out.
+        token -> text in row order, white space collapsed; the word ``unknown`` says nothing and is left out, and so
+        are tokens without any word.
     """
     texts = {}
     for row in rows:
-        words: Sequence[str] = row.get(field) or ()  # type: ignore[assignment]
-        text = ", ".join(word for word in words if word and word != NO_VALUE)
-        if text:
+        parts = [" ".join(format(_Value(row[field])).split()) for field in fields]
+        if text := ". ".join(part for part in parts if part):
             texts[str(row[id_field])] = text
     return texts
 
 
 def template_texts(rows: Iterable[Mapping[str, object]], template: str, id_field: str = "item_id") -> dict[str, str]:
-    """One text a token by a format string over several fields, for example ``"{movie_title} ({release_year})"``.
+    """One text a token by a format string over fields: ``"{movie_title} ({release_year}), a {class:, }"``.
+
+    What stands after a field's colon joins the words of a ``token_seq``; a space where nothing stands there.
 
     Args:
-        rows: records; sequences are joined by ``", "`` before they are put in.
+        rows, id_field: see :func:`joined_texts`.
         template: ``str.format`` template whose names are fields of the rows.
-        id_field: name of the field that holds the token.
     Returns:
-        token -> text in row order, white space collapsed, empty texts left out.
+        token -> text in row order, white space collapsed; tokens whose fields are all empty are left out.
     Raises:
         KeyError: a name in the template is no field of a row.
+        ValueError: the template is malformed.
     """
+    names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     texts = {}
     for row in rows:
-        text = " ".join(template.format(**{key: _plain(value) for key, value in row.items()}).split())
-        if text:
-            texts[str(row[id_field])] = text
+        values = {name: _Value(row[name]) for name in names}
+        if any(format(value) for value in values.values()):
+            texts[str(row[id_field])] = " ".join(Formatter().vformat(template, (), values).split())
     return texts
 
 
-def _plain(value: object) -> str:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return str(value)
-    return ", ".join(map(str, value))
+class _Value:
+    """A field's words; a format specification joins them."""
+
+    def __init__(self, value: object) -> None:
+        words = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+        shown = [f"{word:g}" if isinstance(word, float) else str(word) for word in words if word is not None]
+        self.words = [word for word in shown if word and word not in (NO_VALUE, "nan")]
+
+    def __format__(self, separator: str) -> str:
+        return (separator or " ").join(self.words)
 
 
 def texts_sha256(texts: Mapping[str, str]) -> str:

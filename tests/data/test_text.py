@@ -26,13 +26,18 @@ def test_field_texts_by_another_id_field():
     assert text.field_texts([{"user_id": "u7", "taste": "noir"}], "taste", "user_id") == {"u7": "noir"}
 
 
-def test_word_list_texts_leave_out_unknown_and_empty_lists():
-    assert text.word_list_texts(ROWS, "class") == {"10": "Comedy, Children's", "4": "Film-Noir, Crime"}
+def test_joined_texts_leave_out_unknown_and_empty_fields():
+    made = text.joined_texts(ROWS, ["class", "mood"])
+    assert made == {"10": "Comedy Children's. warm, witty", "4": "Film-Noir Crime. dark"}
+    numbers = [{"item_id": 1, "price": 12.0, "rate": float("nan"), "x": None}]
+    assert text.joined_texts(numbers, ["price", "rate", "x"]) == {"1": "12"}
 
 
 def test_template_texts_join_sequences():
+    made = text.template_texts(ROWS, "{class:, }")
+    assert made == {"10": "Comedy, Children's", "4": "Film-Noir, Crime"}
     made = text.template_texts(ROWS[:2], "{class} ({year})")
-    assert made == {"10": "Comedy, Children's (1995)", "2": "unknown (1996)"}
+    assert made == {"10": "Comedy Children's (1995)", "2": "(1996)"}
 
 
 def test_template_texts_leave_out_empty_texts():
