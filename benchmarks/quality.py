@@ -16,9 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from recbole_llm.comparison.execute import execute  # noqa: E402
-from recbole_llm.comparison.plan import read_plan  # noqa: E402
+from recbole_llm.comparison.ledger import key_of  # noqa: E402
+from recbole_llm.comparison.plan import Plan, read_plan  # noqa: E402
 from recbole_llm.comparison.record import (  # noqa: E402
     ABOUT_FILE,
+    OTHERS_FILE,
     About,
     Record,
     per_user_file,
@@ -50,10 +52,10 @@ def main(name: str, description: str, columns: Sequence[str]) -> None:
     if not args.kept_only:
         take_up(kept, out)
         write_about(out, About(plan.title, plan.note, plan.reference, plan.tested))
-        try:
+        try:  # what has ended is kept, whatever becomes of the rest
             execute(plan, out, jobs=args.jobs, say=lambda line: print(line, file=sys.stderr, flush=True))
         finally:
-            keep(out, kept, plan.tested)
+            keep(out, kept, plan)
     report = make_report([kept], metrics=columns)
     text = markdown.results(report)
     print(text)
@@ -73,28 +75,37 @@ def main(name: str, description: str, columns: Sequence[str]) -> None:
 
 
 def take_up(kept: Path, out: Path) -> None:
-    """Bring kept records, and their users, to where the runs lie, unless they are there."""
-    there = {record.key for record in read_records(out)}
-    missing = [record for record in read_records(kept) if record.key not in there]
-    for record in filter(_has_result, missing):
+    """Bring kept results, and their users, to where the runs lie; which of two with one key holds is seen there."""
+    known = [*read_records(out), *read_records(out, OTHERS_FILE)]
+    missing = [record for record in filter(_has_result, read_records(kept)) if record not in known]
+    for record in missing:
         target = per_user_file(out, record)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(per_user_file(kept, record), target)
-    write_records(out, [*read_records(out), *missing])
+        if not target.is_file():
+            shutil.copyfile(per_user_file(kept, record), target)
+    write_records(out, [*read_records(out, OTHERS_FILE), *missing], OTHERS_FILE)
 
 
-def keep(out: Path, kept: Path, tested: Sequence[str]) -> None:
-    """Copy records, what is said of them, and the tested metrics of every user; files of other runs are deleted."""
+def keep(out: Path, kept: Path, plan: Plan) -> None:
+    """Copy records, what is said of them, and the tested metrics of every user; files of other runs are deleted.
+
+    A run of the plan that failed, or has not been made yet, takes no kept result's place.
+    """
     import pandas as pd
 
-    records = read_records(out)
-    files = set()
-    for record in filter(_has_result, records):
+    new = {record.key: record for record in read_records(out)}
+    wanted = {key_of(job) for job in plan.jobs()}
+    old = {record.key: record for record in read_records(kept) if record.key in wanted}
+    held = {key for key, record in old.items() if _has_result(record) and not _has_result(new.get(key))}
+    records = [*(old[key] if key in held else record for key, record in new.items())]
+    records += [old[key] for key in old if key in held and key not in new]
+    files = {per_user_file(kept, old[key]) for key in held}
+    for record in (record for record in records if _has_result(record) and record.key not in held):
         table = pd.read_parquet(per_user_file(out, record))
         target = per_user_file(kept, record)
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_writer(target) as file:
-            table[["user", *(m for m in tested if m in table)]].to_parquet(file, index=False, compression="zstd")
+            table[["user", *(m for m in plan.tested if m in table)]].to_parquet(file, index=False, compression="zstd")
         files.add(target)
     for old in set((kept / "per_user").glob("*.parquet")) - files:
         old.unlink()
@@ -102,8 +113,8 @@ def keep(out: Path, kept: Path, tested: Sequence[str]) -> None:
     write_records(kept, records)
 
 
-def _has_result(record: Record) -> bool:
-    return record.result is not None
+def _has_result(record: Record | None) -> bool:
+    return record is not None and record.result is not None
 
 
 def _summary(table) -> dict:

@@ -24,7 +24,7 @@ ALLOWED = {
     "trainer": FREE | {"model.losses", "evaluation"},
     "experiment": FOUNDATIONS | {"data", "model", "evaluation", "trainer"},
     "comparison": FOUNDATIONS | {"experiment", "trainer", "evaluation", "data.files"},
-    "report": FREE | {"comparison", "data.files"},
+    "report": FREE | {"comparison", "data.files", "evaluation.slices"},
     # the commands build on experiments; encode and doctor look at feature files, which are data, not runs
     "cli": FOUNDATIONS | {"experiment", "comparison", "report", "data", "encoding"},
     "": {"experiment"},  # the package itself gives out run and load

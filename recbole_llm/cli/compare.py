@@ -15,9 +15,9 @@ from recbole_llm.errors import ConfigError
 _COMPARE = """Run models under the same split, candidates, masking and seeds, and test the differences."""
 _ABLATE = """Switch off, or exchange, one thing at a time in a model, and test what it cost."""
 _EPILOG = """\
-Other options, as --key=value, are settings of every row. Finished runs are kept in the output folder and not run again
-while their settings, code and data stay the same; a run that fails stays in the table with its reason and is tried
-again next time. Validation chooses, the test split is read once a run."""
+Other options, as --key=value, are settings of every row, over the file's. Finished runs are kept in the output folder
+and not run again while their settings, code and data stay the same; a run that fails stays in the table with its reason
+and is tried again next time. Validation chooses, the test split is read once a run."""
 
 
 def _parser(ablation: bool) -> argparse.ArgumentParser:
@@ -47,6 +47,8 @@ def _parser(ablation: bool) -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", type=Path, help=f"folder of records and report (default runs/{name}/<name>)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared out (default 1)")
     parser.add_argument("--ray", action="store_true", help="run on the Ray cluster that RAY_ADDRESS names")
+    parser.add_argument("--cpus", type=int, help="with --ray: cores a run (default: the cluster's shared out)")
+    parser.add_argument("--gpus", type=float, default=0.0, help="with --ray: GPUs a run, parts as well (default 0)")
     parser.add_argument("--memory-gib", type=float, help="memory a run may take; more ends it, with its reason")
     parser.add_argument("--no-estimate", action="store_true", help="start at once")
     parser.add_argument("--dry-run", action="store_true", help="only say what would run, and how long it takes")
@@ -72,29 +74,31 @@ def _main(argv: Sequence[str], ablation: bool) -> int:
     out = args.out or Path("runs") / ("ablate" if ablation else "compare") / name
     if args.jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, not {args.jobs}")
+    if args.ray and args.memory_gib:
+        raise ConfigError("--memory-gib bounds processes of this machine; with --ray, bound the memory of its nodes")
+    imports = _imports(args, plan)
 
     from recbole_llm.comparison.execute import estimate, execute
-    from recbole_llm.comparison.record import FAILED, About, read_records, write_about, write_records
+    from recbole_llm.comparison.record import FAILED, About, write_about
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     if not args.no_estimate or args.dry_run:
-        seconds = estimate(plan, out, args.jobs, say)
-        say(f"in all about {seconds / 60:.0f} min at most with {args.jobs} at a time" if seconds else "nothing to run")
+        seconds, bound = estimate(plan, out, args.jobs, say)
+        most = f"in all {'at most ' if bound else ''}about {seconds / 60:.0f} min with {args.jobs} at a time"
+        say(most if seconds else "nothing to run")
         if args.dry_run:
             return 0
     runner = None
     if args.ray:
         from recbole_llm.comparison.cluster import RayCluster
 
-        runner = RayCluster(args.jobs)
+        runner = RayCluster(args.jobs, args.cpus, args.gpus)
     write_about(out, About(plan.title, plan.note, plan.reference, plan.tested))
-    records = execute(plan, out, jobs=args.jobs, memory_gib=args.memory_gib, runner=runner, say=say)
-    imported = _imported(args, plan, out, say)
-    if imported:
-        write_records(out, [*read_records(out), *imported])
-        records = imported + records
+    imported = _imported(imports, plan, out, say)  # before hours of training, in case a file is not as it should be
+    records = execute(plan, out, jobs=args.jobs, memory_gib=args.memory_gib, runner=runner, more=imported, say=say)
+    records = imported + records
 
     from recbole_llm.report import markdown
     from recbole_llm.report.write import available_formats, make_report, write_files
@@ -130,25 +134,44 @@ def _plan(args: argparse.Namespace, rest: list[str], ablation: bool) -> Plan:
         )
     if models:
         rows = [Row(name, name) for name in models.split(",")]
-        return make_plan(over | {"settings": settings}, rows, "the command line")
+        return replace(make_plan(over, rows, "the command line"), over=settings)
     plan = read_ablation(args.file) if ablation else read_plan(args.file)
     changes = {key: tuple(v) if isinstance(v, list) else v for key, v in over.items() if v is not None}
-    return replace(plan, **changes, settings={**plan.settings, **settings})
+    if args.seeds is not None:  # a row's own number is a bound of its cost: it is not raised
+        changes["rows"] = tuple(replace(row, seeds=row.seeds and min(row.seeds, args.seeds)) for row in plan.rows)
+    return replace(plan, **changes, over=settings)
 
 
-def _imported(args: argparse.Namespace, plan: Plan, out: Path, say) -> list:
-    """Records of the foreign systems, under every protocol."""
-    found = []
+def _imports(args: argparse.Namespace, plan: Plan) -> dict[str, Path]:
+    """Label -> file of the foreign systems.
+
+    Raises:
+        ConfigError: for an argument that is not LABEL=FILE, a label that is taken, or a file that is not there.
+    """
+    found: dict[str, Path] = {}
     for entry in getattr(args, "imports", []):
         label, equals, path = entry.partition("=")
-        if not equals:
+        if not equals or not label:
             raise ConfigError(f"--import takes LABEL=FILE, not '{entry}'")
-        from recbole_llm.comparison.foreign import import_recommendations
-
-        found += [
-            import_recommendations(
-                Path(path), label=label, dataset=plan.dataset, protocol=p, settings=plan.settings, out=out, say=say
-            )
-            for p in plan.protocols
-        ]
+        if label in found or label in [row.label for row in plan.rows]:
+            raise ConfigError(f"--import: there is a row '{label}' already; give the other system another label")
+        if not Path(path).is_file():
+            raise ConfigError(f"--import: there is no file {path}")
+        found[label] = Path(path)
     return found
+
+
+def _imported(imports: dict[str, Path], plan: Plan, out: Path, say) -> list:
+    """Records of the foreign systems, under every protocol."""
+    if not imports:
+        return []
+    from recbole_llm.comparison.foreign import import_recommendations
+
+    settings = {**plan.settings, **plan.over}
+    return [
+        import_recommendations(
+            path, label=label, dataset=plan.dataset, protocol=protocol, settings=settings, out=out, say=say
+        )
+        for label, path in imports.items()
+        for protocol in plan.protocols
+    ]

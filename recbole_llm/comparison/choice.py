@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_llm.config import build_config, config_hash
 from recbole_llm.data.files import atomic_writer
+from recbole_llm.errors import TrainingError
 from recbole_llm.experiment.validate import validate
 
 VALID_FILE = "valid.json"
@@ -18,34 +21,60 @@ def grid_points(grid: Mapping[str, list]) -> list[dict]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
 
 
-def choose(job, base: dict, folder: Path, code: str) -> tuple[dict, float]:
-    """The grid point with the best score on validation, the first of equal ones, and the seconds it all took.
+@dataclass(frozen=True)
+class Choice:
+    """A grid point, how many of the others gave no result, and the seconds it all took."""
 
-    Points that an earlier, broken-off choice has finished under the same settings and code are not trained again.
+    point: dict
+    failed: int = 0
+    seconds: float = 0.0
+
+
+def choose(job, base: dict, folder: Path, basis: str) -> Choice:
+    """The grid point with the best score on validation, the first of equal ones.
+
+    Points that an earlier, broken-off choice has finished on the same settings, code and data are not trained again. A
+    point that cannot be trained, or whose score is not finite, is left out.
 
     Args:
-        job: the run; base: its settings without the grid. folder: where points are kept. code: hash of the code.
+        job: the run; base: its settings without the grid. folder: where points are kept.
+        basis: hashes of the code and the data.
+    Raises:
+        TrainingError: when no point gives a score; with what the first one failed of.
     """
-    best, best_score, seconds = {}, None, 0.0
-    for point in grid_points(job.grid):
-        config = build_config(job.model, job.dataset, (), base | point, ())
-        metric, bigger = config["valid_metric"].lower(), config["valid_metric_bigger"]
-        found = _point(config, folder / f"{job.model}-{config_hash(config)[:12]}", code)
-        score = found["valid"][metric] if bigger else -found["valid"][metric]
+    best, best_score, seconds, reasons = {}, None, 0.0, []
+    points = grid_points(job.grid)
+    for point in points:
+        found = _point(job, base | point, folder, basis)
         seconds += found["seconds"]
-        if best_score is None or score > best_score:
+        score = found["score"]
+        if score is None:
+            reasons.append(found["reason"])
+        elif best_score is None or score > best_score:
             best, best_score = point, score
-    return best, seconds
+    if points and best_score is None:
+        raise TrainingError(f"none of the {len(points)} grid points gave a result; the first: {reasons[0]}")
+    return Choice(best, len(reasons), seconds)
 
 
-def _point(config, folder: Path, code: str) -> dict:
-    path = folder / VALID_FILE
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["code_hash"] == code:
-            return kept
+def _point(job, settings: dict, folder: Path, basis: str) -> dict:
+    """Score (None where there is none), reason and seconds of a point; the greater the score the better."""
     start = time.perf_counter()
-    found = {"valid": validate(config), "seconds": time.perf_counter() - start, "code_hash": code}
+    try:
+        config = build_config(job.model, job.dataset, (), settings, ())
+        path = folder / f"{job.model}-{config_hash(config)[:12]}" / VALID_FILE
+        if path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["basis"] == basis:
+                return kept
+        value = validate(config)[config["valid_metric"].lower()]
+        score = value if config["valid_metric_bigger"] else -value
+        found = {"score": score if math.isfinite(score) else None, "reason": f"the score is {value}"}
+    except MemoryError:
+        raise
+    except Exception as error:  # one bad point must not cost the row
+        return {"score": None, "reason": " ".join(str(error).split())[:200], "seconds": time.perf_counter() - start}
+    found |= {"seconds": time.perf_counter() - start, "basis": basis}
     with atomic_writer(path) as file:
         file.write(json.dumps(found).encode())
     return found

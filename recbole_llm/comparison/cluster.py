@@ -1,6 +1,5 @@
 """Runs of a comparison as tasks of a Ray cluster."""
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from recbole_llm.comparison.plan import Job
 from recbole_llm.comparison.record import FAILED, Record, per_user_file
 from recbole_llm.comparison.worker import blank_record, work
 from recbole_llm.data.files import atomic_writer
-from recbole_llm.errors import MissingDependencyError
+from recbole_llm.errors import ConfigError, MissingDependencyError
 
 
 class RayCluster(Runner):
@@ -20,21 +19,31 @@ class RayCluster(Runner):
     anywhere. The record and the per-user metrics come back through Ray.
 
     Args:
-        jobs: runs at a time. cpus: cores a run; None: this machine's shared out among the jobs.
+        jobs: runs at a time. cpus: cores a run; None: the cluster's shared out, no more than its largest node has.
+        gpus: GPUs a run; Ray shows a run no others.
+    Raises:
+        ConfigError: when no node has as many.
+        MissingDependencyError: without Ray.
     """
 
-    def __init__(self, jobs: int, cpus: int | None = None) -> None:
+    def __init__(self, jobs: int, cpus: int | None = None, gpus: float = 0.0) -> None:
         try:
             import ray
         except ModuleNotFoundError:
             raise MissingDependencyError("--ray needs Ray; run: pip install 'recbole-llm[tune]'") from None
-        self._ray, self._pool = ray, ThreadPoolExecutor(jobs)
-        cpus = cpus or max(1, (os.cpu_count() or 1) // jobs)
+        self._ray, self._pool, self._stopped = ray, ThreadPoolExecutor(jobs), False
         if not ray.is_initialized():
             ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        most = max(int(node.get("CPU", 0)) for node in nodes)
+        cpus = cpus or max(1, min(most, int(ray.cluster_resources().get("CPU", 1)) // jobs))
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            raise ConfigError(f"no node of the Ray cluster has {cpus} cores and {gpus:g} GPUs; ask for fewer")
         environment = {"env_vars": {"OMP_NUM_THREADS": str(cpus)}}
         # max_calls: a process a run, so that its peak memory is its own
-        self._task = ray.remote(num_cpus=cpus, max_retries=0, max_calls=1, runtime_env=environment)(_task)
+        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=1, runtime_env=environment)(
+            _task
+        )
 
     def __exit__(self, *_) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -44,9 +53,12 @@ class RayCluster(Runner):
         return self._pool.submit(self._record, job, out)
 
     def stop(self) -> None:
+        self._stopped = True
         self._ray.shutdown()
 
     def _record(self, job: Job, out: Path) -> Record:
+        if self._stopped:
+            raise KeyboardInterrupt
         try:
             line, per_user = self._ray.get(self._task.remote(asdict(job), str(out.resolve())))
         except self._ray.exceptions.RayError as error:

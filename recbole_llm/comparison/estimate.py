@@ -4,6 +4,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from recbole.utils import get_trainer, init_seed
@@ -11,7 +12,7 @@ from recbole.utils import get_trainer, init_seed
 from recbole_llm.comparison.choice import grid_points
 from recbole_llm.comparison.plan import Job
 from recbole_llm.comparison.record import OK, Record
-from recbole_llm.comparison.worker import settings_of
+from recbole_llm.comparison.worker import blank_record, settings_of
 from recbole_llm.config import build_config
 from recbole_llm.experiment.data import build_data, eval_data, train_loader
 from recbole_llm.registry import resolve_model
@@ -20,10 +21,11 @@ from recbole_llm.trainer.staged import StagedTraining
 _BATCHES = 3
 
 
-def from_records(job: Job, records: Sequence[Record]) -> float | None:
-    """Mean seconds of the row's finished runs, those under the same protocol first; None where there are none."""
-    done = [r for r in records if r.label == job.label and r.status == OK and r.config_hash]
-    same = [r for r in done if r.protocol == job.protocol] or done
+def from_records(job: Job, records: Sequence[Record], out: Path) -> float | None:
+    """Mean seconds of the row's finished runs under the same settings, whatever their seed; None without any."""
+    row = job.dataset, job.protocol, job.label
+    done = [r for r in records if r.status == OK and r.key[:3] == row]
+    same = [r for r in done if blank_record(replace(job, seed=r.seed), out).config_hash == r.config_hash]
     return sum(sum(r.result.seconds.values()) for r in same) / len(same) if same else None
 
 

@@ -6,15 +6,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from recbole_llm.comparison.ledger import Ledger, valid_records
 from recbole_llm.comparison.plan import Job, Plan
-from recbole_llm.comparison.record import FAILED, OK, Record, read_records, write_records
+from recbole_llm.comparison.record import FAILED, OK, OTHERS_FILE, Record, read_records
 from recbole_llm.comparison.worker import blank_record
-from recbole_llm.errors import RecBoleLLMError
 
 LOG_FOLDER = "logs"
 Say = Callable[[str], None]
@@ -37,23 +37,6 @@ class Runner:
         """End what runs; what has not begun does not begin."""
 
 
-def valid_records(jobs: Sequence[Job], records: Iterable[Record], out: Path) -> dict[int, Record]:
-    """By id() of the job, the finished records that hold: their settings, grid, code and data are the current ones."""
-    known = {record.key: record for record in records if record.status == OK}
-    found = {}
-    for job in jobs:
-        record = known.get((job.dataset, job.protocol, job.label, job.seed))
-        if record is None:
-            continue
-        try:
-            now = blank_record(job, out)
-        except RecBoleLLMError:
-            continue
-        if all(getattr(record, f) == getattr(now, f) for f in ("config_hash", "code_hash", "data_hash", "grid")):
-            found[id(job)] = record
-    return found
-
-
 def execute(
     plan: Plan,
     out: Path,
@@ -61,6 +44,7 @@ def execute(
     jobs: int = 1,
     memory_gib: float | None = None,
     runner: Runner | None = None,
+    more: Sequence[Record] = (),
     say: Say = print,
 ) -> list[Record]:
     """Run what a plan's folder lacks, and return the plan's records in its order.
@@ -69,35 +53,51 @@ def execute(
         out: folder of the comparison; records are written there as runs end.
         jobs: runs at a time. memory_gib: address space a run may take; None: no limit.
         runner: starts runs; None: processes on this machine. say: receives a line of progress.
+        more: records of other systems, to stand beside the plan's.
     """
-    todo = plan.jobs()
-    records = {record.key: record for record in read_records(out)}
-    done = valid_records(todo, records.values(), out)
-    open_jobs = [job for job in todo if id(job) not in done]
-    say(f"{len(todo)} runs: {len(done)} have a record, {len(open_jobs)} to do, {jobs} at a time")
+    todo = in_order(plan)
+    ledger = Ledger(out, todo, more)
+    ledger.write()
+    chosen = {
+        _row(job): ledger.valid[id(job)].chosen
+        for job in todo
+        if job.seed == job.choice_seed and id(job) in ledger.valid
+    }
+    open_jobs = sorted((job for job in todo if id(job) not in ledger.valid), key=lambda job: job.seed)
+    done = len(ledger.valid)
+    say(f"{len(todo)} runs: {done} have a record, {len(open_jobs)} to do, {jobs} at a time")
     start, finished = time.monotonic(), 0
     with runner or Processes(jobs, memory_gib) as starter:
+
+        def begin(job: Job) -> Future:
+            # the first seed chooses from a grid for all; where it failed, another one searches again
+            known = chosen.get(_row(job)) if job.grid and job.seed != job.choice_seed else None
+            return starter.start(replace(job, chosen=known), out)
+
         later = [job for job in open_jobs if _waits(job, open_jobs)]
-        waiting = {starter.start(job, out): job for job in open_jobs if job not in later}
+        waiting = {begin(job): job for job in open_jobs if job not in later}
         try:
             while waiting:
                 ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in ended:
                     job, record = waiting.pop(future), future.result()
-                    records[record.key] = record
-                    write_records(out, list(records.values()))
+                    ledger.add(record)
                     finished += 1
+                    if record.status == OK and job.seed == job.choice_seed:
+                        chosen[_row(job)] = record.chosen
                     ready = [other for other in later if _waits(other, [job])]
                     later = [other for other in later if other not in ready]
-                    waiting |= {starter.start(other, out): other for other in ready}
+                    waiting |= {begin(other): other for other in ready}
                     left = (time.monotonic() - start) / finished * (len(waiting) + len(later))
-                    say(f"[{len(done) + finished}/{len(todo)}] {_outcome(job, record)}; {_about(left)} left")
+                    say(f"[{done + finished}/{len(todo)}] {_outcome(job, record)}; {_about(left)} left")
         except BaseException:
             starter.stop()
             raise
-    keys = [(job.dataset, job.protocol, job.label, job.seed) for job in in_order(plan)]
-    write_records(out, [records[key] for key in keys] + [r for key, r in records.items() if key not in keys])
-    return [records[key] for key in keys]
+    return ledger.write()
+
+
+def _row(job: Job) -> tuple[str, str]:
+    return job.label, job.protocol
 
 
 def _waits(job: Job, others: Sequence[Job]) -> bool:
@@ -190,31 +190,38 @@ def _file_name(job: Job) -> str:
     return f"{kept}-{job.protocol}-s{job.seed}"
 
 
-def estimate(plan: Plan, out: Path, jobs: int, say: Say) -> float:
-    """Seconds that :func:`execute` will take at most: known rows from records, the others by a few steps each.
+def estimate(plan: Plan, out: Path, jobs: int, say: Say) -> tuple[float, bool]:
+    """Seconds that :func:`execute` will take: rows that have run under these settings by their records, the others by a
+    few steps each.
 
     Args:
         say: receives one line a row.
+    Returns:
+        seconds; whether they are a bound, which those from records are not.
     """
     from recbole_llm.comparison.choice import grid_points
     from recbole_llm.comparison.estimate import from_records
 
-    todo, records = plan.jobs(), read_records(out)
+    todo = in_order(plan)
+    records = [*read_records(out), *read_records(out, OTHERS_FILE)]
     done = valid_records(todo, records, out)
-    open_jobs = [job for job in todo if id(job) not in done]
     by_row: dict[tuple[str, str], list[Job]] = {}
-    for job in open_jobs:
-        by_row.setdefault((job.label, job.protocol), []).append(job)
-    total = 0.0
+    for job in todo:
+        if id(job) not in done:
+            by_row.setdefault(_row(job), []).append(job)
+    total, longest, bound = 0.0, 0.0, True
     with Processes(1) as starter:
         starter._threads = max(1, (os.cpu_count() or 1) // jobs)
         for (label, protocol), group in by_row.items():
-            known = from_records(group[0], records)
+            known = from_records(group[0], records, out)
             seconds = starter.estimate(group[0], out) if known is None else known
             if seconds is None:
                 say(f"{label}, {protocol}: does not start, see {out / LOG_FOLDER}")
                 continue
-            runs = len(group) + len(grid_points(group[0].grid))
-            total += runs * seconds
-            say(f"{label}, {protocol}: {runs} x {'' if known else 'at most '}{seconds:.0f} s")
-    return total / jobs
+            bound = bound and known is None
+            points = len(grid_points(group[0].grid)) if group[0].seed == group[0].choice_seed else 0
+            total += (len(group) + points) * seconds
+            # the first seed goes through the grid alone, then the others may run side by side
+            longest = max(longest, (points + 1 + (points > 0 and len(group) > 1)) * seconds)
+            say(f"{label}, {protocol}: {len(group) + points} x {'at most ' if known is None else ''}{seconds:.0f} s")
+    return max(total / jobs, longest), bound

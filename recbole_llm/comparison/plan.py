@@ -8,11 +8,20 @@ from typing import Any
 import yaml
 
 from recbole_llm.config.checks import check_keys
+from recbole_llm.config.merge import merge
 from recbole_llm.errors import ConfigError
 from recbole_llm.paths import properties_dir
 from recbole_llm.registry import check_model_name, did_you_mean, model_spec
 
 FIRST_SEED = 2020
+# settings that say what is ranked for whom, and how it is judged: the same for all rows of a table
+SHARED = frozenset(
+    """
+    protocol eval_args split_seed mask_history n_candidates candidate_seed secondary_tasks min_rating min_user_inter
+    evaluator metrics topk tail_ratio benchmark_filename threshold val_interval user_inter_num_interval
+    item_inter_num_interval
+    """.split()
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a row under one protocol with one seed; ``choice_seed`` is that of the row's choice from its grid."""
+    """One run: a row under one protocol with one seed.
+
+    Attributes:
+        choice_seed: seed of the run that chooses from the row's grid. chosen: what it chose, where that is known.
+    """
 
     label: str
     model: str
@@ -45,6 +58,7 @@ class Job:
     choice_seed: int
     settings: Mapping[str, Any]
     grid: Mapping[str, list]
+    chosen: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -61,7 +75,7 @@ class Plan:
         seeds: runs a row, with the seeds first_seed, first_seed + 1, ...; the same ones for every row.
         reference: label that the others are tested against; the last row, where the file names none.
         tested: per-user metrics that are tested.
-        settings: of every row.
+        settings: of every row, below the row's own. over: of every row, over the row's own and its grid.
     """
 
     dataset: str
@@ -74,18 +88,28 @@ class Plan:
     title: str = ""
     note: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    over: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, kind, what in _TYPES:
+            if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be {what}, not {getattr(self, name)!r}")
         labels = [row.label for row in self.rows]
         if not labels:
             raise ConfigError("the comparison has no rows; list models under rows")
         twice = [label for k, label in enumerate(labels) if label in labels[:k]]
         if twice:
             raise ConfigError(f"two rows are called '{twice[0]}'; give one of them another label")
-        check_keys([("settings", self.settings)], set())
+        check_keys([("settings", self.settings), ("the command line", self.over)], set())
         for row in self.rows:
             check_model_name(row.model)
-            check_keys([(f"row {row.label}", {**row.settings, **row.grid})], set())
+            own = {**row.settings, **row.grid}
+            check_keys([(f"row {row.label}", own)], set())
+            if shared := sorted(SHARED & set(own)):
+                raise ConfigError(
+                    f"row {row.label} sets {shared[0]}, in which the rows of a table may not differ; put it under "
+                    "settings of the comparison"
+                )
         for name, value in [
             ("seeds", self.seeds),
             *(("seeds", row.seeds) for row in self.rows if row.seeds is not None),
@@ -97,6 +121,7 @@ class Plan:
             if protocol not in known:
                 hint = did_you_mean(protocol, known) or f"; choose from {', '.join(known)}"
                 raise ConfigError(f"unknown protocol '{protocol}'{hint}")
+        object.__setattr__(self, "tested", tuple(_tested(name) for name in self.tested))
         if not self.reference:
             object.__setattr__(self, "reference", labels[-1])
         elif self.reference not in labels:
@@ -110,10 +135,36 @@ class Plan:
         for protocol in self.protocols:
             for row in self.rows:
                 n_seeds = row.seeds or (1 if _closed_form(row.model) else self.seeds)
+                settings, _ = merge([("plan", self.settings), ("row", row.settings), ("over", self.over)])
+                grid = {key: values for key, values in row.grid.items() if key not in self.over}
                 for k in range(n_seeds):
-                    settings = {**self.settings, **row.settings}
                     seed = self.first_seed + k
-                    yield Job(row.label, row.model, self.dataset, protocol, seed, self.first_seed, settings, row.grid)
+                    yield Job(row.label, row.model, self.dataset, protocol, seed, self.first_seed, settings, grid)
+
+
+# field of a Plan -> its type, and how to say so
+_TYPES = [
+    *((name, str, "a text") for name in ("dataset", "reference", "title", "note")),
+    *((name, Mapping, "keys and values") for name in ("settings", "over")),
+    ("first_seed", int, "a whole number"),
+]
+
+
+def _tested(name: object) -> str:
+    """The metric's name as records have it.
+
+    Raises:
+        ConfigError: for what is no metric of a user at a cut-off; naming the nearest metric.
+    """
+    from recbole_llm.evaluation.metrics import ACCURACY
+
+    known = [*ACCURACY, "auc", "averagepopularity", "novelty", "tailpercentage"]
+    task, slash, metric = str(name).rpartition("/")
+    base, _, k = metric.lower().partition("@")
+    if base not in known or (base != "auc" and not k.isdigit()):
+        hint = did_you_mean(base, known) if base not in known else "; give its cut-off, as in ndcg@10"
+        raise ConfigError(f"tested: {name!r} is no metric of a user{hint or '; known are ' + ', '.join(known)}")
+    return f"{task}{slash}{metric.lower()}"
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -144,7 +195,7 @@ def read_ablation(path: str | Path) -> Plan:
         if not isinstance(entry, Mapping) or "label" not in entry:
             raise ConfigError(f"{path}: a variant needs a label and settings, not {entry!r}")
         row = _row({"model": base.model, **entry})
-        settings = {**base.settings, **row.settings}
+        settings, _ = merge([("base", base.settings), ("variant", row.settings)])
         variants.append(Row(row.label, row.model, settings, row.grid or base.grid, row.seeds or base.seeds))
     if not variants:
         raise ConfigError(f"{path}: the ablation has no variants")
@@ -153,7 +204,7 @@ def read_ablation(path: str | Path) -> Plan:
 
 def make_plan(content: Mapping[str, Any], rows: Sequence[Row], where: str | Path) -> Plan:
     """Plan of the remaining keys of a file, or of the command line."""
-    known = [f.name for f in fields(Plan) if f.name != "rows"]
+    known = [f.name for f in fields(Plan) if f.name not in ("rows", "over")]
     _check_keys(content, known, str(where))
     if not content.get("dataset"):
         raise ConfigError(f"{where}: dataset is missing; name one, for example dataset: ml-100k")

@@ -17,6 +17,7 @@ from recbole_llm.errors import DataError
 from recbole_llm.experiment.record import RunResult
 
 RECORDS_FILE, PER_USER_FOLDER, ABOUT_FILE = "records.jsonl", "per_user", "comparison.json"
+OTHERS_FILE = "other_records.jsonl"  # finished runs that the folder's last plan has not, see ledger.py
 OK, FAILED = "ok", "failed"
 
 
@@ -27,7 +28,8 @@ class Record:
     Attributes:
         label: row of the table. model, dataset, protocol, seed: what was run.
         status: "ok" or "failed"; reason: one sentence on a failure.
-        chosen: the grid point that validation chose; tried: how many there were (0: no grid).
+        chosen: the grid point that validation chose; tried: how many there were (0: no grid); failed_points: how many
+            of them gave no result.
         grid: what it was chosen from. grid_seconds: what the choice cost.
         config_hash, code_hash, data_hash: of the settings before the choice, of the code and of the files that the run
             depends on; the record is valid while they are the current ones.
@@ -43,6 +45,7 @@ class Record:
     reason: str = ""
     chosen: dict = field(default_factory=dict)
     tried: int = 0
+    failed_points: int = 0
     grid: dict = field(default_factory=dict)
     grid_seconds: float = 0.0
     config_hash: str = ""
@@ -107,16 +110,16 @@ def read_about(folder: str | Path) -> About:
         raise DataError(f"{path} does not say what a report needs ({error}); delete it, or compare again") from None
 
 
-def read_records(folder: str | Path) -> list[Record]:
-    """Records of a comparison's folder, the later of two with one key; empty where there are none yet."""
-    path = Path(folder) / RECORDS_FILE
+def read_records(folder: str | Path, name: str = RECORDS_FILE) -> list[Record]:
+    """Records of a file of a comparison's folder; empty where there are none yet."""
+    path = Path(folder) / name
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return list({record.key: record for record in map(Record.from_json, filter(None, lines))}.values())
+    return [Record.from_json(line) for line in lines if line]
 
 
-def write_records(folder: str | Path, records: Sequence[Record]) -> None:
+def write_records(folder: str | Path, records: Sequence[Record], name: str = RECORDS_FILE) -> None:
     """Replace the records of a folder, atomically."""
-    with atomic_writer(Path(folder) / RECORDS_FILE) as file:
+    with atomic_writer(Path(folder) / name) as file:
         file.write("".join(record.to_json() + "\n" for record in records).encode())
 
 

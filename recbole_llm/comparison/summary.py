@@ -1,5 +1,6 @@
 """From records to a table: means, costs, paired tests against a reference, best and second best. No formatting here."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_llm.comparison.plan import SHARED
 from recbole_llm.comparison.record import FAILED, OK, Record, read_per_user
+from recbole_llm.config.record import NOT_RUN_RELEVANT
 from recbole_llm.errors import DataError
 from recbole_llm.evaluation.significance import TESTS, benjamini_hochberg, holm, paired_tests, seed_tests
 
@@ -32,7 +35,8 @@ class Cost:
     """Means over a row's seeds. Seconds are wall time; peak_bytes is the greatest of the seeds.
 
     Attributes:
-        train_seconds: without validations. epoch_seconds: train_seconds by epoch, None where there are no epochs.
+        train_seconds: without validations, with the building of the model, in which closed-form models are solved; the
+            same for a run that was broken off and resumed. epoch_seconds: of one epoch, None where there are none.
         eval_seconds: one evaluation of the test rows. choice_seconds: what choosing from the grid took.
     """
 
@@ -50,8 +54,8 @@ class Test:
 
     Attributes:
         difference, low, high: mean and bootstrap interval at ``confidence``. effect_size: Cohen's d_z.
-        p, holm, bh: test name -> p-value, and adjusted over the rows of the table.
-        seeds_p: test name -> p-value over paired seeds; empty where a row has one seed.
+        p, holm, bh: test name -> p-value, and adjusted over all rows and tested metrics of the table.
+        seeds_p: test name -> p-value over paired seeds, not adjusted; empty where a row has one seed.
         wins, losses: share of users for whom the reference is better, and worse.
     """
 
@@ -76,7 +80,13 @@ class Test:
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One row of a table. ``failures``: (seed, reason) of the runs that gave no result; ``values`` is empty if all."""
+    """One row of a table.
+
+    Attributes:
+        failures: (seed, reason) of the runs that gave no result; ``values`` is empty if all.
+        mixed: what differs between its runs beside the seed: "settings", "code", "data".
+        failed_points: grid points that gave no result.
+    """
 
     label: str
     model: str
@@ -87,6 +97,8 @@ class SummaryRow:
     tried: int
     tests: Mapping[str, Test] = field(default_factory=dict)
     failures: tuple[tuple[int, str], ...] = ()
+    mixed: tuple[str, ...] = ()
+    failed_points: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,8 @@ def summarise(
         reference: label that the other rows are tested against; None, or one that has no result: no tests.
         tested: per-user metrics to test.
     Raises:
-        DataError: when the records of a table belong to different splits, or their users differ.
+        DataError: when the records of a table belong to different splits, were ranked in different ways, or their users
+            differ.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
@@ -134,6 +147,15 @@ def _table(folder: Path, dataset: str, protocol: str, records, reference, tested
             f"the records of {dataset}, {protocol} belong to {len(splits)} different splits, which cannot be compared; "
             "run the comparison again"
         )
+    for key in sorted(SHARED):
+        values = {
+            json.dumps(r.result.config[key], sort_keys=True) for r in records if r.result and key in r.result.config
+        }
+        if len(values) > 1:
+            raise DataError(
+                f"the records of {dataset}, {protocol} differ in {key} ({', '.join(sorted(values))[:120]}), so their "
+                "numbers cannot stand in one table; compare runs under one protocol"
+            )
     by_label: dict[str, list[Record]] = {}
     for record in records:
         by_label.setdefault(record.label, []).append(record)
@@ -154,10 +176,23 @@ def _table(folder: Path, dataset: str, protocol: str, records, reference, tested
             tried=max(r.tried for r in rs),
             tests=tests.get(label, {}),
             failures=tuple((r.seed, r.reason) for r in rs if r.status == FAILED),
+            mixed=_mixed(done[label]),
+            failed_points=max(r.failed_points for r in rs),
         )
         for label, rs in by_label.items()
     )
     return Table(dataset, protocol, metrics, rows, reference, tested, next(iter(splits), ""))
+
+
+def _mixed(records: list[Record]) -> tuple[str, ...]:
+    """What differs between the runs of a row beside the seed."""
+    states: dict[str, set[str]] = {"settings": set(), "code": set(), "data": set()}
+    for record in records:
+        settings = {k: v for k, v in record.result.config.items() if k not in NOT_RUN_RELEVANT and k != "seed"}
+        states["settings"].add(json.dumps(settings, sort_keys=True))
+        states["code"].add(record.result.code_hash)
+        states["data"].add(record.data_hash)
+    return tuple(name for name, found in states.items() if len(found) > 1)
 
 
 def _has(records: list[Record], metric: str) -> bool:
@@ -184,10 +219,12 @@ def _ranks(means: dict[str, float], metric: str) -> dict[str, int]:
 def _cost(records: list[Record]) -> Cost:
     results = [r.result for r in records]
     epochs = [sum(stage["epochs"] for stage in r.stages) for r in results]
-    train = [r.seconds["train"] for r in results]
+    # by stages: the clock of a resumed run began with its last part
+    train = [sum(stage["epochs"] * stage["seconds_per_epoch"] for stage in r.stages) for r in results]
+    build = [r.seconds.get("build", 0.0) for r in results]
     return Cost(
-        train_seconds=float(np.mean(train)),
-        epoch_seconds=float(np.mean([t / e for t, e in zip(train, epochs, strict=True)])) if all(epochs) else None,
+        train_seconds=float(np.mean(np.add(train, build))),
+        epoch_seconds=float(np.mean(np.divide(train, epochs))) if all(epochs) else None,
         eval_seconds=float(np.mean([r.seconds["test"] for r in results])),
         choice_seconds=max(r.grid_seconds for r in records),
         peak_bytes=max(r.peak_bytes for r in results),
@@ -199,31 +236,34 @@ def _tests(folder: Path, done: dict[str, list[Record]], reference, tested) -> di
     """label -> metric -> test of the reference against it."""
     if not done.get(reference):
         return {}
-    found: dict[str, dict[str, Test]] = {label: {} for label in done}
+    raw, users_of = {}, {}
     for metric in tested:
         users = per_user(folder, {label: rs for label, rs in done.items() if rs}, metric)
         if reference not in users:
             continue
         ours = users.pop(reference)
-        raw = {label: paired_tests(ours, theirs) for label, theirs in users.items()}
-        by_test = {test: {label: r.p_values[test] for label, r in raw.items()} for test in TESTS}
-        by_holm = {test: holm(p) for test, p in by_test.items()}
-        by_bh = {test: benjamini_hochberg(p) for test, p in by_test.items()}
-        for label, r in raw.items():
-            difference = ours.mean(0) - users[label].mean(0)
-            found[label][metric] = Test(
-                difference=r.mean_difference,
-                low=r.ci_low,
-                high=r.ci_high,
-                confidence=r.confidence,
-                effect_size=r.effect_size,
-                p=r.p_values,
-                holm={test: by_holm[test][label] for test in TESTS},
-                bh={test: by_bh[test][label] for test in TESTS},
-                seeds_p=_over_seeds(done[reference], done[label], metric),
-                wins=float((difference > 1e-12).mean()),
-                losses=float((difference < -1e-12).mean()),
-            )
+        for label, theirs in users.items():
+            raw[label, metric] = paired_tests(ours, theirs)
+            users_of[label, metric] = ours.mean(0) - theirs.mean(0)
+    by_test = {test: {key: r.p_values[test] for key, r in raw.items()} for test in TESTS}
+    by_holm = {test: holm(p) for test, p in by_test.items()}
+    by_bh = {test: benjamini_hochberg(p) for test, p in by_test.items()}
+    found: dict[str, dict[str, Test]] = {label: {} for label in done}
+    for (label, metric), r in raw.items():
+        difference = users_of[label, metric]
+        found[label][metric] = Test(
+            difference=r.mean_difference,
+            low=r.ci_low,
+            high=r.ci_high,
+            confidence=r.confidence,
+            effect_size=r.effect_size,
+            p=r.p_values,
+            holm={test: by_holm[test][label, metric] for test in TESTS},
+            bh={test: by_bh[test][label, metric] for test in TESTS},
+            seeds_p=_over_seeds(done[reference], done[label], metric),
+            wins=float((difference > 1e-12).mean()),
+            losses=float((difference < -1e-12).mean()),
+        )
     return found
 
 

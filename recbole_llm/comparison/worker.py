@@ -29,7 +29,7 @@ from recbole_llm.registry import modules_of
 
 # what every run of a comparison is given: runs are quiet, and lie below the comparison's folder
 _QUIET = {"show_progress": False, "state": "WARNING"}
-_CODE_FILE = "code_hash.txt"
+_BASIS_FILE = "basis.txt"  # in a run's folder: the code and data that its checkpoints belong to
 
 
 def settings_of(job: Job, out: Path) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _file_hash(path: Path, modified: int) -> str:
 def work(job: Job, out: Path) -> Record:
     """Choose from the job's grid, train, test once. What goes wrong is in the record, not raised.
 
-    An unfinished run of the same settings and code goes on where it stopped.
+    An unfinished run of the same settings, code and data goes on where it stopped.
     """
     try:
         record = blank_record(job, out)
@@ -106,26 +106,35 @@ def work(job: Job, out: Path) -> Record:
 
 
 def _run(job: Job, out: Path, record: Record) -> Record:
-    from recbole_llm.comparison.choice import choose, grid_points
+    from recbole_llm.comparison.choice import Choice, choose, grid_points
     from recbole_llm.experiment.run import PER_USER_FILE, run, run_folder
 
-    base = settings_of(job, out)
-    chosen, seconds = choose(job, base | {"seed": job.choice_seed}, out / "grid", record.code_hash)
-    settings = base | chosen
+    base, basis = settings_of(job, out), f"code {record.code_hash} data {record.data_hash}"
+    choice = Choice(dict(job.chosen or {}))
+    if job.chosen is None:
+        choice = choose(job, base | {"seed": job.choice_seed}, out / "grid", basis)
+    settings = base | choice.point
     folder = run_folder(build_config(job.model, job.dataset, (), settings, ()))
-    marker = folder / _CODE_FILE
-    same_code = marker.is_file() and marker.read_text(encoding="utf-8") == record.code_hash
+    marker = folder / _BASIS_FILE
+    same = marker.is_file() and marker.read_text(encoding="utf-8") == basis
     with atomic_writer(marker) as file:
-        file.write(record.code_hash.encode())
-    result = run(job.model, job.dataset, settings | {"resume": same_code})
+        file.write(basis.encode())
+    result = run(job.model, job.dataset, settings | {"resume": same})
     result = replace(result, config=_portable(result.config))
     kept = out / PER_USER_FOLDER / f"{folder.name}.parquet"
     if (folder / PER_USER_FILE).is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with atomic_writer(kept) as target, (folder / PER_USER_FILE).open("rb") as source:
             shutil.copyfileobj(source, target)
-    tried = len(grid_points(job.grid))
-    return replace(record, status=OK, chosen=chosen, tried=tried, grid_seconds=seconds, result=result)
+    return replace(
+        record,
+        status=OK,
+        chosen=choice.point,
+        tried=len(grid_points(job.grid)),
+        failed_points=choice.failed,
+        grid_seconds=choice.seconds,
+        result=result,
+    )
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:

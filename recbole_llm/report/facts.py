@@ -44,22 +44,27 @@ def _selection(results) -> str:
         if reads in ([], [1])
         else f"the test rows were read {listed(map(str, reads))} times, depending on the run"
     )
-    return f"Epochs, stages and grid points were chosen by validation; {read}."
+    return (
+        f"Epochs, stages and grid points were chosen by validation; {read}. Where a number of tried points is given, "
+        "the row was chosen from that grid in this comparison; the others run one configuration, that of their YAML."
+    )
 
 
 def _tests(test: str) -> str:
     return (
         "A user is one observation: the seeds of a user are averaged first, then the reference and the row are "
         f"compared user by user by {listed(TEST_NAMES.values())}. Holm and Benjamini-Hochberg adjust the "
-        f"{TEST_NAMES[test]} for the number of rows. The p over seeds asks whether the randomness of training alone "
-        "could have made the difference."
+        f"{TEST_NAMES[test]} for the number of tests in the table, rows times metrics. The p over seeds asks whether "
+        "the randomness of training alone could have made the difference; it is not adjusted."
     )
 
 
 def _costs() -> str:
     return (
-        "Seconds are wall time, means over seeds: training without validations, by epoch, and one evaluation of the "
-        "test rows. Peak MiB is the greatest resident memory of a run's whole process."
+        "Seconds are wall time, means over seeds: training without validations but with the building of the model, in "
+        "which closed-form models are solved; one epoch; one evaluation of the test rows. Peak MiB is the greatest "
+        "resident memory of a run's whole process, for a row with a grid that of the search included; memory of a GPU "
+        "is not in it."
     )
 
 

@@ -15,6 +15,7 @@ from recbole_llm.report.facts import facts
 from recbole_llm.report.load import Loaded
 
 ACCURACY = ("hit@10", "ndcg@10", "mrr@10", "recall@10")
+SECONDARY = ("hit@10", "ndcg@10")  # of every further task of a protocol, such as full/ndcg@10
 BEYOND_ACCURACY = tuple(
     f"{name}@10"
     for name in ("itemcoverage", "giniindex", "shannonentropy", "averagepopularity", "novelty", "tailpercentage")
@@ -109,7 +110,8 @@ def shown_metrics(table: Table, wanted: Sequence[str] | None) -> tuple[str, ...]
     for metric in present:
         if not any(_same(table, metric, other) for other in shown):
             shown.append(metric)
-    return (*shown, *(m for m in BEYOND_ACCURACY if m in table.metrics))
+    further = [m for m in table.metrics if "/" in m and m.rpartition("/")[2] in SECONDARY]
+    return (*shown, *further, *(m for m in BEYOND_ACCURACY if m in table.metrics))
 
 
 def _same(table: Table, a: str, b: str) -> bool:
@@ -122,12 +124,14 @@ def _section(loaded: Loaded, k: int, records: list[Record], reference, wanted, t
     labels = list(dict.fromkeys(record.label for record in records))
     about = loaded.abouts.get(records[0].key[:2], About())
     if reference is None:
-        reference = about.reference if about.reference in labels else labels[-1]
-    chosen = reference if reference in labels else None
+        reference = about.reference or labels[-1]
+    # a reference that has no run here stays named, and nothing is tested; one that another table has does not
+    chosen = reference if reference in labels or reference == about.reference else None
     with_users = records[0].key[:2] not in loaded.without_users
     plain = summarise(loaded.folder, records, reference=None)[0]
     metrics = shown_metrics(plain, wanted)
-    testable = tuple(m for m in metrics if tables.base(m) not in {tables.base(b) for b in BEYOND_ACCURACY})
+    about_lists = {tables.base(b) for b in BEYOND_ACCURACY}
+    testable = tuple(m for m in metrics if tables.base(m) not in about_lists and "/" not in m)
     tested = tuple(m for m in tested or about.tested or testable if m in plain.metrics)
     table = summarise(loaded.folder, records, reference=chosen if with_users else None, tested=tested)[0]
     if not with_users:
@@ -138,7 +142,12 @@ def _section(loaded: Loaded, k: int, records: list[Record], reference, wanted, t
     found = per_user(loaded.folder, runs, main) if with_users and main else {}
     users = {label: values.mean(axis=0) for label, values in found.items()}
     n_users = len(next(iter(users.values()))) if users else None
-    grids = (tables.results(table, metrics, test), *tables.choices(table, records), *tables.tests(table, test))
+    grids = (
+        tables.results(table, metrics, test),
+        *tables.slices(table, records, main),
+        *tables.choices(table, records),
+        *tables.tests(table, test),
+    )
     return Section(
         slug=f"table-{k}",
         heading=f"{table.dataset}, {table.protocol}",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from recbole_llm.comparison.record import OK, Record
 from recbole_llm.comparison.summary import LESS_IS_BETTER, SummaryRow, Table
+from recbole_llm.evaluation.slices import HEAD_SHARE
 from recbole_llm.report import cells
 from recbole_llm.report.cells import Cell, Column, Grid
 
@@ -73,7 +74,7 @@ def _legend(table: Table, rows, test: str):
         yield (
             f"{cells.IS_REFERENCE} the reference. {cells.REFERENCE_BETTER} the reference is significantly better than "
             f"this row, {cells.REFERENCE_WORSE} significantly worse ({cells.TEST_NAMES[test]} over users, "
-            f"Holm-adjusted over the rows, level {cells.LEVEL:g}). Tested: {cells.listed(table.tested)}; "
+            f"Holm-adjusted over the table, level {cells.LEVEL:g}). Tested: {cells.listed(table.tested)}; "
             "no mark there: no difference shown."
         )
     elif table.reference is None:
@@ -83,6 +84,8 @@ def _legend(table: Table, rows, test: str):
     elif sum(bool(row.seeds) for row in table.rows) > 1:
         yield f"No tests: the runs have no per-user metrics that {table.reference} could be tested on."
     for row in table.rows:
+        if row.mixed:
+            yield f"{row.label}: its runs differ in {cells.listed(row.mixed)}; run the comparison again."
         if row.seeds and row.failures:
             yield f"{row.label}: failed with {cells.failures(row.failures)}."
 
@@ -113,10 +116,33 @@ def tests(table: Table, test: str) -> list[Grid]:
         caption = f"{metric}: {table.reference} minus each row, over users"
         note = (
             "Interval: bootstrap over users. Effect size: Cohen's d_z. Wins and losses: share of users for "
-            "whom the reference is better and worse, the rest being ties. Holm and BH: adjusted for the rows."
+            "whom the reference is better and worse, the rest being ties. Holm and BH: adjusted over all rows and "
+            "tested metrics of the table; p over seeds is not adjusted."
         )
         grids.append(Grid(f"tests-{len(grids) + 1}", caption, columns, tuple(rows), (note,)))
     return grids
+
+
+def slices(table: Table, records: Sequence[Record], metric: str | None) -> list[Grid]:
+    """The main metric by how known the wanted item is; empty where runs kept no slices."""
+    names: dict[str, float] = {}
+    rows = []
+    for row in table.rows:
+        own = [r.result.slices for r in records if r.label == row.label and r.status == OK]
+        if own and own[0] and all(set(s) == set(own[0]) for s in own):
+            names |= {name: found["positives"] for name, found in own[0].items()}
+            means = {name: [s[name][metric] for s in own if metric in s[name]] for name in own[0]}
+            texts = {name: cells.number(sum(v) / len(v)) if v else cells.NOTHING for name, v in means.items()}
+            rows.append((row.label, texts))
+    if not rows:
+        return []
+    columns = (Column("row", text=True), *(Column(f"{name} ({n:.0f})") for name, n in names.items()))
+    made = tuple((Cell(label), *(Cell(texts.get(name, cells.NOTHING)) for name in names)) for label, texts in rows)
+    note = (
+        f"Mean over seeds; in brackets the wanted items. head: the most used {HEAD_SHARE:.0%} of the items that have a "
+        "training interaction, tail: the others of them, cold: items without one."
+    )
+    return [Grid("slices", f"{metric} by how known the wanted item is", columns, made, (note,))]
 
 
 def choices(table: Table, records: Sequence[Record]) -> list[Grid]:
@@ -132,7 +158,8 @@ def choices(table: Table, records: Sequence[Record]) -> list[Grid]:
         if len(set(chosen.values())) > 1:
             text = "; ".join(f"seed {seed}: {point}" for seed, point in chosen.items())
         cost = cells.seconds(row.cost.choice_seconds if row.cost else None)
-        rows.append((Cell(row.label), Cell(str(row.tried)), Cell(text), Cell(cells.settings(grid)), Cell(cost)))
+        tried = f"{row.tried} ({row.failed_points} without a result)" if row.failed_points else str(row.tried)
+        rows.append((Cell(row.label), Cell(tried), Cell(text), Cell(cells.settings(grid)), Cell(cost)))
     if not rows:
         return []
     columns = (

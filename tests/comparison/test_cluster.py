@@ -8,9 +8,11 @@ from ray.cluster_utils import Cluster
 from synthetic import SMALL_SASREC, cycle_settings, write_cycle
 
 from recbole_llm.comparison.cluster import RayCluster
-from recbole_llm.comparison.execute import execute, valid_records
+from recbole_llm.comparison.execute import execute
+from recbole_llm.comparison.ledger import valid_records
 from recbole_llm.comparison.plan import Plan, Row
 from recbole_llm.comparison.record import FAILED, OK, per_user_file
+from recbole_llm.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +44,13 @@ def test_the_records_are_those_of_processes(nodes, tmp_path):
             assert a.result.test == b.result.test
             assert per_user_file(tmp_path / "there", b).is_file()
     assert len(valid_records(plan.jobs(), there, tmp_path / "there")) == 2  # what was run there is not run again here
+
+
+def test_more_than_a_node_has_is_one_sentence(nodes):
+    with pytest.raises(ConfigError, match="no node of the Ray cluster has 5 cores and 0 GPUs; ask for fewer"):
+        RayCluster(1, cpus=5)
+    with pytest.raises(ConfigError, match="has 1 cores and 1 GPUs"):
+        RayCluster(1, gpus=1)
 
 
 def test_a_node_that_dies_costs_a_row(nodes, tmp_path):

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,10 +94,16 @@ class TestResume:
         assert run(plan_of(own, [POP, more], seeds=1), out)[1] == ["short, loo-full, seed 2020"]
         chosen = Row("short", "SASRecAll", SMALL_SASREC | {"epochs": 2}, {"n_layers": [1]})
         assert run(plan_of(own, [POP, chosen], seeds=1), out)[1] == ["short, loo-full, seed 2020"]
+        before, _, _ = run(plan, out)
         file = own / "cycle" / "cycle.inter"
         lines = file.read_text().splitlines()
         file.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
-        assert run(plan, out)[1] == ["Pop, loo-full, seed 2020", "short, loo-full, seed 2020"]
+        after, ran, _ = run(plan, out)
+        assert ran == ["Pop, loo-full, seed 2020", "short, loo-full, seed 2020"]
+        fresh, _, _ = run(plan, tmp_path / "fresh")
+        for old, new, expected in zip(before, after, fresh, strict=True):  # not the old result under a new hash
+            assert new.result.split == expected.result.split != old.result.split
+            assert new.result.test == expected.result.test
         monkeypatch.setattr(worker, "code_hash", lambda *roots: "other code")
         assert len(run(plan, out)[1]) == 2
 
@@ -108,6 +116,16 @@ class TestResume:
             ("rs-full", "Pop", 2020),
             ("loo-full", "short", 2020),
         ]
+
+    def test_only_the_plan_s_records_are_in_the_table_and_others_are_not_lost(self, folder, tmp_path):
+        longer = Row("short", "SASRecAll", SMALL_SASREC | {"epochs": 2})
+        first, _, _ = run(plan_of(folder, [POP, SHORT], seeds=1), tmp_path)
+        assert run(plan_of(folder, [longer], seeds=1), tmp_path)[1] == ["short, loo-full, seed 2020"]
+        assert [r.result.config["epochs"] for r in read_records(tmp_path)] == [2]
+        again, ran, _ = run(plan_of(folder, [POP, SHORT], seeds=1), tmp_path)
+        assert ran == [] and again == first == read_records(tmp_path)
+        own = [POP, SHORT, Row("longer", "SASRecAll", longer.settings)]
+        assert run(plan_of(folder, own, seeds=1), tmp_path)[1] == ["longer, loo-full, seed 2020"]
 
     def test_an_unfinished_run_goes_on_only_with_the_same_code(self, folder, tmp_path, monkeypatch):
         plan = plan_of(folder, [SHORT], seeds=1)
@@ -145,6 +163,23 @@ class TestGrid:
         assert {r.chosen["learning_rate"] for r in records} == {0.01}
         assert len(list((tmp_path / "grid").iterdir())) == 2  # trained once, not once a seed
         assert not list((tmp_path / "grid").glob("*/*.pt"))
+
+    def test_a_chosen_point_is_not_searched_again(self, folder, tmp_path):
+        """Where the search's own files are gone, as in a copy of the records alone."""
+        row = Row("EASE", "EASE", {}, {"reg_weight": [0.001, 10.0]}, seeds=1)
+        ((first,), _, _) = run(plan_of(folder, [row]), tmp_path)
+        shutil.rmtree(tmp_path / "grid")
+        both, ran, _ = run(plan_of(folder, [replace(row, seeds=2)]), tmp_path)
+        assert ran == ["EASE, loo-full, seed 2021"] and not (tmp_path / "grid").exists()
+        assert [r.chosen for r in both] == [first.chosen] * 2 and [r.tried for r in both] == [2, 2]
+
+    def test_points_that_cannot_be_trained_are_left_out(self, folder, tmp_path):
+        row = Row("some", "SASRecAll", SMALL_SASREC | {"epochs": 1}, {"hidden_size": [7, 8]}, seeds=1)
+        none = Row("none", "SASRecAll", SMALL_SASREC | {"epochs": 1}, {"hidden_size": [7, 9]}, seeds=1)
+        records, _, _ = run(plan_of(folder, [row, none]), tmp_path)
+        assert (records[0].chosen, records[0].tried, records[0].failed_points) == ({"hidden_size": 8}, 2, 1)
+        assert records[1].status == FAILED
+        assert records[1].reason.startswith("none of the 2 grid points gave a result; the first: a hidden size of 7")
 
 
 class TestFailures:
@@ -184,18 +219,28 @@ class TestFailures:
             assert future.result().reason == "killed by the system, most likely for lack of memory"
 
 
+def test_the_estimate_is_no_less_than_the_longest_chain_of_runs(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Processes, "estimate", lambda self, job, out: 100.0)
+    assert estimate(plan_of(folder, [SHORT], seeds=4), tmp_path, 2, print) == (200.0, True)
+    assert estimate(plan_of(folder, [SHORT], seeds=1), tmp_path, 8, print) == (100.0, True)
+    grid = Row("EASE", "EASE", {}, {"reg_weight": [1.0, 2.0, 3.0]}, seeds=3)  # three points, the first seed, the others
+    assert estimate(plan_of(folder, [grid]), tmp_path, 8, print) == (500.0, True)
+
+
 def test_the_estimate_bounds_the_run(folder, tmp_path):
     plan = plan_of(folder, [POP, Row("long", "SASRecAll", SMALL_SASREC | {"epochs": 40})], seeds=2)
     said = []
-    before = estimate(plan, tmp_path, 1, said.append)
+    before, bound = estimate(plan, tmp_path, 1, said.append)
     assert len(said) == 2 and said[0].startswith("Pop, loo-full: 1 x at most ")
-    assert said[1].startswith("long, loo-full: 2 x at most ") and before > 0
+    assert said[1].startswith("long, loo-full: 2 x at most ") and before > 0 and bound
     run(plan, tmp_path)
-    assert estimate(plan, tmp_path, 1, said.append) == 0
+    assert estimate(plan, tmp_path, 1, said.append) == (0, True)
     longer = plan_of(folder, plan.rows, seeds=3)  # one more seed, known from the records
     spent = [sum(r.result.seconds.values()) for r in read_records(tmp_path) if r.label == "long"]
-    assert estimate(longer, tmp_path, 1, said.append) == pytest.approx(sum(spent) / 2)
+    assert estimate(longer, tmp_path, 1, said.append) == (pytest.approx(sum(spent) / 2), False)
     assert "at most" not in said[-1]
+    other = [POP, Row("long", "SASRecAll", SMALL_SASREC | {"epochs": 400})]  # its records say nothing of this
+    assert estimate(plan_of(folder, other, seeds=1), tmp_path, 1, said.append)[1] and "at most" in said[-1]
 
 
 def test_kill_9_then_the_same_command_gives_the_same_table(folder, tmp_path):

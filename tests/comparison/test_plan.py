@@ -76,11 +76,30 @@ class TestPlan:
             ({"reference": "SASRec"}, "reference 'SASRec' is no row; did you mean 'SASRecAll'"),
             ({"referense": "Pop"}, "unknown key 'referense'; did you mean 'reference'"),
             ({"dataset": None}, "dataset is missing"),
+            ({"title": 2024}, "title must be a text, not 2024"),
+            ({"note": 5}, "note must be a text"),
+            ({"settings": [1]}, "settings must be keys and values"),
+            ({"first_seed": "2020"}, "first_seed must be a whole number"),
+            ({"tested": ["NDGC@10"]}, "tested: 'NDGC@10' is no metric of a user; did you mean 'ndcg'"),
+            ({"tested": ["ndcg"]}, "give its cut-off, as in ndcg@10"),
+            ({"tested": "ndcg@10"}, "tested must be a list"),
+            ({"rows": [{"model": "Pop", "settings": {"mask_history": False}}]}, "row Pop sets mask_history, in which"),
+            ({"rows": [{"model": "EASE", "grid": {"n_candidates": [9]}}]}, "row EASE sets n_candidates, in which"),
         ],
     )
     def test_what_is_wrong_is_named(self, tmp_path, change, message):
         with pytest.raises(ConfigError, match=message):
             read_plan(written(tmp_path, FILE | change))
+
+    def test_tested_metrics_are_named_as_records_name_them(self, tmp_path):
+        plan = read_plan(written(tmp_path, FILE | {"tested": ["NDCG@10", "full/Hit@5", "AUC"]}))
+        assert plan.tested == ("ndcg@10", "full/hit@5", "auc")
+
+    def test_nested_settings_of_a_row_join_the_plan_s(self, tmp_path):
+        features = {"a": {"side": "item"}}
+        row = {"model": "SASRecAll", "settings": {"features": {"b": {"side": "item"}}}}
+        plan = read_plan(written(tmp_path, FILE | {"settings": {"features": features}, "rows": [row]}))
+        assert set(plan.jobs()[0].settings["features"]) == {"a", "b"}
 
     @pytest.mark.parametrize("text", ["- a\n- b\n", "rows: [", ""])
     def test_no_mapping(self, tmp_path, text):

@@ -22,7 +22,7 @@ def make(
         return Record(label, label, "data", protocol, seed, FAILED, reason)
     name = f"{label}-{protocol}-s{seed}"
     test = {"ndcg@10": float(np.mean(values)), "giniindex@10": changes.pop("gini", 0.5)}
-    stages = [{"epochs": 4}, {"epochs": 6}]
+    stages = [{"epochs": 4, "seconds_per_epoch": 2.0}, {"epochs": 6, "seconds_per_epoch": 2.0 + seed}]
     fields = {
         "model": label,
         "dataset": "data",
@@ -40,7 +40,7 @@ def make(
         "test": test,
         "test_reads": 1,
         "stages": stages,
-        "seconds": {"train": 20.0 + seed, "test": 2.0},
+        "seconds": {"build": 0.5, "train": 0.1, "test": 2.0},  # as of a run that was resumed near its end
         "peak_bytes": 100 * seed,
         "n_parameters": 7,
         "run_folder": f"runs/{name}",
@@ -80,7 +80,7 @@ def test_means_deviations_ranks_and_costs(tmp_path, scores, records):
     assert row(table, "weak").values["ndcg@10"].sd is None
     assert [row(table, label).values["ndcg@10"].rank for label in ("ours", "close", "weak")] == [1, 2, 0]
     cost = row(table, "ours").cost
-    assert (cost.train_seconds, cost.epoch_seconds, cost.eval_seconds) == pytest.approx((22.0, 2.2, 2.0))
+    assert (cost.train_seconds, cost.epoch_seconds, cost.eval_seconds) == pytest.approx((32.5, 3.2, 2.0))
     assert (cost.peak_bytes, cost.n_parameters) == (300, 7)
     assert row(table, "ours").seeds == (1, 2, 3) and row(table, "weak").seeds == (1,)
 
@@ -111,6 +111,42 @@ def test_tests_average_seeds_first_and_correct_over_rows(tmp_path, scores, recor
     seeds = row(table, "close").tests["ndcg@10"].seeds_p
     assert seeds["t"] == pytest.approx(stats.ttest_rel(scores["ours"].mean(1), scores["close"].mean(1)).pvalue)
     assert row(table, "weak").tests["ndcg@10"].seeds_p == {}  # one seed has nothing to pair
+
+
+def test_p_values_are_adjusted_over_rows_and_metrics(tmp_path, scores, records):
+    for record in records:
+        file = per_user_file(tmp_path, record)
+        table = pd.read_parquet(file)
+        table.assign(**{"hit@10": table["ndcg@10"] ** 2}).to_parquet(file)
+    (table,) = summarise(tmp_path, records, reference="ours", tested=["ndcg@10", "hit@10"])
+    tests = [row(table, label).tests[metric] for metric in ("ndcg@10", "hit@10") for label in ("close", "weak")]
+    for name in ("t", "wilcoxon", "permutation"):
+        raw = [test.p[name] for test in tests]
+        assert [test.holm[name] for test in tests] == pytest.approx(multipletests(raw, method="holm")[1].tolist())
+        assert [test.bh[name] for test in tests] == pytest.approx(multipletests(raw, method="fdr_bh")[1].tolist())
+
+
+def test_what_was_ranked_in_other_ways_is_refused(tmp_path, scores):
+    how = {
+        "ours": {"mask_history": True},
+        "close": {"mask_history": True, "topk": [10]},
+        "weak": {"mask_history": False},
+    }
+    records = [make(tmp_path, label, 1, scores[label][0], config=config) for label, config in how.items()]
+    assert len(summarise(tmp_path, records[:2], reference="ours")) == 1
+    with pytest.raises(DataError, match=r"loo-full differ in mask_history \(false, true\)"):
+        summarise(tmp_path, records, reference="ours")
+
+
+def test_runs_of_a_row_that_differ_in_more_than_the_seed_are_told(tmp_path, scores):
+    same = [
+        make(tmp_path, "ours", s, scores["ours"][0], config={"seed": s, "lr": 1, "run_dir": f"r{s}"}) for s in (1, 2)
+    ]
+    (table,) = summarise(tmp_path, same, reference=None)
+    assert row(table, "ours").mixed == ()
+    other = make(tmp_path, "ours", 3, scores["ours"][0], config={"seed": 3, "lr": 2}, code_hash="new")
+    (table,) = summarise(tmp_path, [*same, other], reference=None)
+    assert row(table, "ours").mixed == ("settings", "code")
 
 
 def test_marks_tell_the_direction(tmp_path, records):
@@ -153,11 +189,6 @@ class TestRecords:
     def test_round_trip(self, tmp_path, records):
         write_records(tmp_path, records)
         assert read_records(tmp_path) == records
-
-    def test_the_later_of_two_with_one_key_counts(self, tmp_path, records):
-        again = make(tmp_path, "weak", 1, reason="killed")
-        write_records(tmp_path, [*records, again])
-        assert [r for r in read_records(tmp_path) if r.label == "weak"] == [again]
 
     def test_a_foreign_line_is_named(self, tmp_path):
         (tmp_path / "records.jsonl").write_text('{"label": "x"}\n')

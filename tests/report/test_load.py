@@ -166,6 +166,14 @@ class TestAbout:
         assert (other.title, other.note, table.reference) == ("Mine", ("My own.",), "Pop")
         assert table.tested == ("hit@10",)
 
+    def test_a_reference_without_a_run_stays_named(self, tmp_path):
+        """No other row takes its place unasked."""
+        folder = write_comparison(tmp_path / "c", make_records())
+        write_about(folder, About(reference="Not yet"))
+        (section,) = make_report([folder]).sections
+        assert section.table.reference == "Not yet" and not any(row.tests for row in section.table.rows)
+        assert "No tests: the reference, Not yet, has no result." in section.grids[0].notes
+
     def test_each_comparison_has_its_own(self, tmp_path):
         """Two comparisons in one report: no table is tested against the other's reference."""
         write_about(first := write_comparison(tmp_path / "a", make_records()), self.ABOUT)

@@ -119,7 +119,7 @@ def test_all_rows_are_as_wide_as_the_head(report):
 def test_costs(report):
     results = grid(report.sections[0], "results")
     costs = [column(results, name)["SASRec"].text for name in tables.COSTS]
-    assert costs == ["5.00", "0.83", "0.25", "230", "12,345"]
+    assert costs == ["5.00", "0.50", "0.25", "230", "12,345"]
     assert column(results, "s/epoch")["Pop"].text == "–"
 
 
@@ -132,7 +132,7 @@ def test_what_was_made_elsewhere_has_no_training_cost(tmp_path):
     (section,) = built(write_comparison(tmp_path / "c", made)).sections
     results = grid(section, "results")
     costs = {label: [column(results, n)[label].text for n in tables.COSTS] for label in ("imported", "Pop")}
-    assert costs == {"imported": ["–", "–", "0.25", "–", "–"], "Pop": ["4.00", "–", "0.25", "5", "0"]}
+    assert costs == {"imported": ["–", "–", "0.25", "–", "–"], "Pop": ["2.00", "–", "0.25", "5", "0"]}
 
 
 def test_choices_name_grid_and_point(report):
@@ -185,7 +185,7 @@ def test_metrics_beyond_accuracy_follow_and_are_not_tested(tmp_path):
             record = replace(record, result=replace(record.result, test=record.result.test | extra))
         made.append((record, users))
     (section,) = built(write_comparison(tmp_path / "c", without_users(made))).sections
-    assert section.metrics == ("hit@10", "ndcg@10", "mrr@10", "itemcoverage@10", "tailpercentage@10")
+    assert section.metrics == ("hit@10", "ndcg@10", "mrr@10", "few/ndcg@10", "itemcoverage@10", "tailpercentage@10")
     assert section.table.tested == ("hit@10", "ndcg@10", "mrr@10")
 
 
@@ -250,6 +250,27 @@ def test_facts_do_not_hide_a_second_read_of_the_test_rows(tmp_path):
     made[0] = (replace(made[0][0], result=replace(made[0][0].result, test_reads=2)), made[0][1])
     (section,) = built(write_comparison(tmp_path / "c", without_users(made))).sections
     assert "read 1 and 2 times" in dict(section.facts)["Selection"]
+
+
+def test_slices_stand_in_a_table(tmp_path):
+    found = {"head": {"ndcg@10": 0.2, "positives": 20.0}, "cold": {"positives": 0.0}}
+    made = [
+        (replace(r, result=r.result and replace(r.result, slices=found if r.label == "Pop" else {})), users)
+        for r, users in make_records()
+    ]
+    (section,) = built(write_comparison(tmp_path / "c", made)).sections
+    (grid,) = [grid for grid in section.grids if grid.name == "slices"]
+    assert [column.title for column in grid.columns] == ["row", "head (20)", "cold (0)"]
+    assert [[cell.text for cell in row] for row in grid.rows] == [["Pop", "0.2000", "–"]]
+    assert "the most used 20% of the items" in grid.notes[0]
+
+
+def test_a_row_of_mixed_runs_is_told(tmp_path):
+    made = make_records()
+    changed = replace(made[0][0].result, code_hash="another")
+    made[0] = (replace(made[0][0], result=changed), made[0][1])
+    (section,) = built(write_comparison(tmp_path / "c", made)).sections
+    assert "Pop: its runs differ in code; run the comparison again." in section.grids[0].notes
 
 
 def test_nothing_is_well(tmp_path):

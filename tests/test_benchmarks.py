@@ -1,0 +1,67 @@
+"""What the quality benchmarks keep of a comparison, and what they take up again."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from report_data import make_records, write_comparison
+
+from recbole_llm.comparison.plan import Plan, Row
+from recbole_llm.comparison.record import FAILED, OTHERS_FILE, About, per_user_file, read_records, write_about
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import quality  # noqa: E402
+
+PLAN = Plan(dataset="toy", rows=(Row("Pop", "Pop", seeds=3), Row("SASRec", "SASRec")), seeds=3, first_seed=1)
+
+
+def comparison(folder: Path, failed: tuple[str, ...] = ()) -> Path:
+    """Three runs of each of the plan's rows; those of the labels in ``failed`` gave no result."""
+    made = [(record, users) for record, users in make_records() if record.label in ("Pop", "SASRec")]
+    made = [
+        (replace(r, status=FAILED, reason="killed", result=None), None) if r.label in failed else (r, users)
+        for r, users in made
+    ]
+    write_about(write_comparison(folder, made), About("A title", reference="Pop", tested=("ndcg@10",)))
+    return folder
+
+
+@pytest.fixture
+def kept(tmp_path):
+    quality.keep(comparison(tmp_path / "out"), tmp_path / "kept", PLAN)
+    return tmp_path / "kept"
+
+
+def test_what_is_kept(tmp_path, kept):
+    records = read_records(kept)
+    assert records == read_records(tmp_path / "out") and len(records) == 6
+    for record in records:
+        table = pd.read_parquet(per_user_file(kept, record))
+        assert list(table) == ["user", "ndcg@10"]
+        pd.testing.assert_frame_equal(table, pd.read_parquet(per_user_file(tmp_path / "out", record))[list(table)])
+    assert (kept / "comparison.json").read_text() == (tmp_path / "out" / "comparison.json").read_text()
+
+
+def test_a_failure_takes_no_result_s_place(tmp_path, kept):
+    before = read_records(kept)
+    quality.keep(comparison(tmp_path / "second", failed=("SASRec",)), kept, PLAN)
+    assert sorted(r.key for r in read_records(kept)) == sorted(r.key for r in before)
+    assert all(r.result and per_user_file(kept, r).is_file() for r in read_records(kept))
+
+
+def test_rows_that_the_plan_has_no_more_go(kept, tmp_path):
+    plan = Plan(dataset="toy", rows=(Row("Pop", "Pop", seeds=3),), seeds=3, first_seed=1)
+    out = write_comparison(tmp_path / "less", [made for made in make_records() if made[0].label == "Pop"])
+    write_about(out, About())
+    quality.keep(out, kept, plan)
+    assert {r.label for r in read_records(kept)} == {"Pop"} and len(list((kept / "per_user").iterdir())) == 3
+
+
+def test_a_fresh_clone_takes_up_what_is_kept(tmp_path, kept):
+    out = tmp_path / "fresh"
+    quality.take_up(kept, out)
+    quality.take_up(kept, out)
+    taken = read_records(out, OTHERS_FILE)
+    assert taken == read_records(kept) and all(per_user_file(out, r).is_file() for r in taken)
