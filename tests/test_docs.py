@@ -14,7 +14,7 @@ from test_imports import back_edges
 
 import recbole_llm
 from recbole_llm import paths, registry
-from recbole_llm.cli import compare, encode, report, reproduce
+from recbole_llm.cli import audit, compare, encode, report, reproduce
 from recbole_llm.cli.dispatch import COMMANDS, main
 from recbole_llm.cli.train import parse
 from recbole_llm.comparison.plan import read_ablation, read_plan
@@ -92,6 +92,8 @@ def check_command(words: list[str]) -> None:
             report._parser().parse_args(rest)
         elif command == "reproduce":
             reproduce._parser().parse_args(rest)
+        elif command == "audit":
+            check_settings(audit._parser().parse_known_args(rest)[1])
         elif command == "train":
             check_settings(rest)
     elif program == "pip":

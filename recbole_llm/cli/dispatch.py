@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "recbole_llm.cli.report:main",
     "reproduce": "recbole_llm.cli.reproduce:main",
     "doctor": "recbole_llm.cli.doctor:main",
+    "audit": "recbole_llm.cli.audit:main",
     "encode": "recbole_llm.cli.encode:main",
 }
 
