@@ -1,4 +1,4 @@
-"""An encoder that counts, and an embeddings endpoint of this machine that misbehaves on request."""
+"""An encoder that counts, and an endpoint of this machine, embeddings and chat, that misbehaves on request."""
 
 import contextlib
 import hashlib
@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -43,7 +43,7 @@ class Endpoint:
     Attributes:
         base: its address. texts: how often each text was asked for. keys: Authorization headers.
         faults: taken from the front, one a request: a status code, "slow", "truncated", "fewer" or "no json".
-        delay_s: before every answer.
+        delay_s: before every answer. chat: messages of a chat request -> what the model says.
     """
 
     def __init__(self) -> None:
@@ -52,6 +52,7 @@ class Endpoint:
         self.keys: list[str | None] = []
         self.bodies: list[dict] = []
         self.faults: list[int | str] = []
+        self.chat: Callable[[list[dict]], str] = lambda messages: "{}"
         self.lock = threading.Lock()
 
 
@@ -73,6 +74,9 @@ def endpoint() -> Iterator[Endpoint]:
                 return
             if fault == "slow":
                 time.sleep(3)
+            if self.path.endswith("/chat/completions"):
+                self.say(body, fault)
+                return
             with state.lock:
                 state.texts.update(body["input"])
             dim = body.get("dimensions", DIM)
@@ -81,6 +85,19 @@ def endpoint() -> Iterator[Endpoint]:
             if fault == "fewer":
                 data.pop()
             raw = json.dumps({"object": "list", "data": data, "model": body["model"], "usage": {}}).encode()
+            if fault == "truncated":
+                raw = raw[: len(raw) // 2]
+            self.answer(200, b"<html>" if fault == "no json" else raw)
+
+        def say(self, body: dict, fault: int | str | None) -> None:
+            with state.lock:
+                state.texts[body["messages"][-1]["content"]] += 1
+            text = state.chat(body["messages"])
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            asked = sum(len(message["content"]) for message in body["messages"]) // 4
+            usage = {"prompt_tokens": asked, "completion_tokens": 10, "total_tokens": asked + 10}
+            answer = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
+            raw = json.dumps(answer | {"choices": [choice], "usage": usage}).encode()
             if fault == "truncated":
                 raw = raw[: len(raw) // 2]
             self.answer(200, b"<html>" if fault == "no json" else raw)

@@ -24,9 +24,10 @@ ALLOWED = {
     "trainer": FREE | {"model.losses", "evaluation"},
     "experiment": FOUNDATIONS | {"data", "model", "evaluation", "trainer"},
     "comparison": FOUNDATIONS | {"experiment", "trainer", "evaluation", "data.files"},
+    "augment": FOUNDATIONS | {"experiment", "data", "encoding", "trainer.eval_data"},
     "report": FREE | {"comparison", "data.files", "evaluation.slices"},
     # the commands build on experiments; encode and doctor look at feature files, which are data, not runs
-    "cli": FOUNDATIONS | {"experiment", "comparison", "report", "data", "encoding"},
+    "cli": FOUNDATIONS | {"experiment", "comparison", "report", "data", "encoding", "augment"},
     "": {"experiment"},  # the package itself gives out run and load
 }
 ENCODER_LIBRARIES = {"sentence_transformers", "transformers"}

@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": "recbole_llm.cli.doctor:main",
     "audit": "recbole_llm.cli.audit:main",
     "encode": "recbole_llm.cli.encode:main",
+    "augment": "recbole_llm.cli.augment:main",
 }
 
 

@@ -42,7 +42,7 @@ def joined_texts(
     """
     texts = {}
     for row in rows:
-        parts = [" ".join(format(_Value(row[field])).split()) for field in fields]
+        parts = [" ".join(format(Words(row[field])).split()) for field in fields]
         if text := ". ".join(part for part in parts if part):
             texts[str(row[id_field])] = text
     return texts
@@ -65,13 +65,13 @@ def template_texts(rows: Iterable[Mapping[str, object]], template: str, id_field
     names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     texts = {}
     for row in rows:
-        values = {name: _Value(row[name]) for name in names}
+        values = {name: Words(row[name]) for name in names}
         if any(format(value) for value in values.values()):
             texts[str(row[id_field])] = " ".join(Formatter().vformat(template, (), values).split())
     return texts
 
 
-class _Value:
+class Words:
     """A field's words; a format specification joins them."""
 
     def __init__(self, value: object) -> None:
@@ -81,6 +81,9 @@ class _Value:
 
     def __format__(self, separator: str) -> str:
         return (separator or " ").join(self.words)
+
+    def __str__(self) -> str:
+        return format(self)
 
 
 def texts_sha256(texts: Mapping[str, str]) -> str:

@@ -102,14 +102,15 @@ class EndpointEncoder(Encoder):
                 rows = {entry.index: entry.embedding for entry in answer.data}
                 return np.array([rows[k] for k in range(len(contents))], dtype=np.float32)
             except OpenAIError as error:
-                raise EndpointError(f"{self._base} does not give embeddings ({_said(error)})") from None
+                raise EndpointError(f"{self._base} does not give embeddings ({said(error)})") from None
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 if attempt == self._retries:
                     raise EndpointError(
-                        f"{self._base} answers, but not with one embedding for each text ({_said(error)})"
+                        f"{self._base} answers, but not with one embedding for each text ({said(error)})"
                     ) from None
         raise AssertionError("the last attempt returns or raises")
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
+    """An error of the client, short and on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

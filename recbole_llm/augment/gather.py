@@ -1,0 +1,135 @@
+"""From a configuration to what is asked about: titles, training histories, a trained model's candidates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from recbole_llm.augment import subjects as make
+from recbole_llm.augment.prompts import Prompt
+from recbole_llm.data.atomic import read_atomic
+from recbole_llm.errors import CheckpointError, FeatureError
+from recbole_llm.experiment import load
+from recbole_llm.experiment.audit import TITLES, item_titles
+from recbole_llm.experiment.data import build_data, eval_data
+from recbole_llm.trainer.eval_data import EvalData
+
+_USERS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What is asked about.
+
+    Attributes:
+        kind, prompt. facts: for the metadata; with users: protocol and fingerprint of the split of the histories.
+        rows: of ``<dataset>.item``. titles: item -> title. histories: user -> training items, oldest first.
+        candidates: user -> items that a model puts on top, none of them from the training history.
+        data: where the dataset's features are; None for items.
+    """
+
+    kind: str
+    prompt: Prompt
+    facts: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    id_field: str
+    title: str
+    titles: Mapping[str, str]
+    histories: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    candidates: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    data: Any = None
+
+    @cached_property
+    def subjects(self) -> list[make.Subject]:
+        """The questions, in the order of the file or of the users' first interactions."""
+        if self.kind == "item_attributes":
+            return list(make.item_subjects(self.rows, self.id_field, self.prompt, self.title))
+        if self.kind == "user_profile":
+            return list(make.profile_subjects(self.histories, self.titles, self.prompt))
+        return list(make.edge_subjects(self.histories, self.candidates, self.titles, self.prompt))
+
+    def feature_rows(self, name: str) -> dict[str, np.ndarray]:
+        """Item -> embedding of length 1.
+
+        Raises:
+            FeatureError: when the dataset has no such item feature.
+        """
+        if name not in self.data.features:
+            there = ", ".join(sorted(self.data.features)) or "none"
+            raise FeatureError(
+                f"the dataset has no feature '{name}' loaded (there are: {there}); add it under features"
+            )
+        feature = self.data.features[name]
+        tokens = self.data.base.field2id_token[self.data.base.iid_field]
+        unit = feature.matrix / np.maximum(np.linalg.norm(feature.matrix, axis=1, keepdims=True), 1e-12)
+        return {str(tokens[k]): unit[k] for k in np.flatnonzero(feature.present)}
+
+
+def gather(config, kind: str, prompt: Prompt, title: str, checkpoint: Path | None, n_candidates: int) -> Gathered:
+    """Read what the kind needs.
+
+    Args:
+        config: from ``build_config``; with a checkpoint, the run's own split counts.
+        title: column of titles; "": one that is called so.
+    Raises:
+        RecBoleLLMError: for a dataset, column or checkpoint that is not there.
+    """
+    path = Path(config["data_path"]) / f"{config['dataset']}.item"
+    frame = read_atomic(path)
+    title = title or next((name for name in TITLES if name in frame), "")
+    facts: dict[str, Any] = {"kind": kind, "dataset": config["dataset"]}
+    common = {"rows": frame.to_dict("records"), "id_field": frame.columns[0], "title": title}
+    if kind == "item_attributes":
+        return Gathered(kind, prompt, facts, titles={}, **common)
+    titles = item_titles(path, title)
+    if checkpoint is None:
+        data = build_data(config)
+        facts |= {"protocol": config["protocol"], "split": data.split.fingerprint}
+        histories = make.training_histories(data)
+        return Gathered(kind, prompt, facts, titles=titles, histories=histories, data=data, **common)
+    model, data = load(checkpoint)
+    found = _candidates(model, data, n_candidates)
+    facts |= {"protocol": data.config["protocol"], "split": data.split.fingerprint}
+    facts |= {"candidates_of": checkpoint.name, "candidates": n_candidates}
+    histories = make.training_histories(data)
+    return Gathered(kind, prompt, facts, titles=titles, histories=histories, candidates=found, data=data, **common)
+
+
+def _candidates(model, data, n: int) -> dict[str, list[str]]:
+    """User -> the n best items that his training history has not, for the users that validation knows.
+
+    Raises:
+        CheckpointError: for a run that RecBole's own evaluator judged: it hands out no scores.
+    """
+    valid = eval_data(data.config, data, "valid")  # for the model's inputs; what it holds out plays no part
+    if not isinstance(valid, EvalData):
+        raise CheckpointError(
+            "the run's evaluator is RecBole's own, which gives no candidates; train with recbole_llm's"
+        )
+    users, items = (data.base.field2id_token[field] for field in (data.base.uid_field, data.base.iid_field))
+    user_ids, score = valid.tasks[0].user_ids, valid.scorer(model, data.config["device"])
+    seen = sp.csr_matrix(
+        (
+            np.ones(len(data.split.train), dtype=bool),
+            (data.user_ids[data.split.train], data.item_ids[data.split.train]),
+        ),
+        shape=(len(users), len(items)),
+    )
+    found: dict[str, list[str]] = {}
+    with torch.no_grad():
+        for start in range(0, len(user_ids), _USERS_AT_ONCE):
+            rows = np.arange(start, min(start + _USERS_AT_ONCE, len(user_ids)))
+            scores = score(rows).cpu().clone()
+            scores[:, 0] = -torch.inf
+            scores[torch.from_numpy(seen[user_ids[rows]].toarray())] = -torch.inf
+            values, best = scores.topk(min(n, scores.shape[1] - 1), dim=1)
+            for row, value, own in zip(rows, values, best.numpy(), strict=True):
+                kept = [str(items[item]) for item, v in zip(own, value, strict=True) if v > -torch.inf]
+                if len(kept) > 1:
+                    found[str(users[user_ids[row]])] = kept
+    return found
