@@ -142,7 +142,7 @@ def slices(table: Table, records: Sequence[Record], metric: str | None) -> list[
         f"Mean over seeds; in brackets the wanted items. head: the most used {HEAD_SHARE:.0%} of the items that have a "
         "training interaction, tail: the others of them, cold: items without one."
     )
-    return [Grid("slices", f"{metric} by how known the wanted item is", columns, made, (note,))]
+    return [Grid("known-items", f"{metric} by how known the wanted item is", columns, made, (note,))]
 
 
 def choices(table: Table, records: Sequence[Record]) -> list[Grid]:

@@ -259,7 +259,7 @@ def test_slices_stand_in_a_table(tmp_path):
         for r, users in make_records()
     ]
     (section,) = built(write_comparison(tmp_path / "c", made)).sections
-    (grid,) = [grid for grid in section.grids if grid.name == "slices"]
+    (grid,) = [grid for grid in section.grids if grid.name == "known-items"]
     assert [column.title for column in grid.columns] == ["row", "head (20)", "cold (0)"]
     assert [[cell.text for cell in row] for row in grid.rows] == [["Pop", "0.2000", "–"]]
     assert "the most used 20% of the items" in grid.notes[0]
