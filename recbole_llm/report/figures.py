@@ -51,8 +51,8 @@ def _training(section: Section, runs: Mapping[str, list[Record]], colours: Mappi
     for label, records in runs.items():
         stages = [[r.result.stages[k] for r in records if k < len(r.result.stages)] for k in range(_most(records))]
         stages = [same for same in stages if any(s["train_loss"] for s in same)]
-        if not stages:
-            continue
+        if not any(loss for same in stages for s in same for loss in s["train_loss"]):
+            continue  # closed-form models, which RecBole lets go through one epoch of loss 0
         figure = svg.figure(130 * -(-len(stages) // 2))
         wide = 1 if len(stages) == 1 else 2
         grid = figure.subplots(-(-len(stages) // wide), wide, squeeze=False).ravel()

@@ -233,3 +233,18 @@ def test_labels_keep_apart_and_in_order():
     placed = charts.apart(positions, 0.1)
     assert np.array_equal(np.argsort(placed), np.argsort(positions))
     assert np.diff(np.sort(placed)).min() >= 0.1 - 1e-12 and placed.max() <= 1 and placed.min() >= 0
+
+
+def test_no_curve_for_what_is_not_trained_by_steps(report):
+    (section,) = report.sections
+    records = tuple(
+        replace(r, result=replace(r.result, stages=[r.result.stages[0] | {"train_loss": [0.0]}]))
+        if r.status == OK and r.label == "SASRec"
+        else r
+        for r in section.records
+    )
+    titles = {
+        name: html.render(replace(report, sections=(replace(section, records=rs),))).count("SASRec: training loss")
+        for name, rs in (("steps", section.records), ("solved", records))
+    }
+    assert titles["steps"] > 0 and titles["solved"] == 0
