@@ -55,7 +55,7 @@ class Test:
     Attributes:
         difference, low, high: mean and bootstrap interval at ``confidence``. effect_size: Cohen's d_z.
         p, holm, bh: test name -> p-value, and adjusted over all rows and tested metrics of the table.
-        seeds_p: test name -> p-value over paired seeds, not adjusted; empty where a row has one seed.
+        seeds_p: test name -> p-value over paired seeds, not adjusted; empty with fewer than three.
         wins, losses: share of users for whom the reference is better, and worse.
     """
 
@@ -296,4 +296,4 @@ def per_user(folder: str | Path, runs: Mapping[str, Sequence[Record]], metric: s
 def _over_seeds(ours: list[Record], theirs: list[Record], metric: str) -> dict[str, float]:
     a, b = ({r.seed: r.result.test[metric] for r in rs if metric in r.result.test} for rs in (ours, theirs))
     seeds = sorted(a.keys() & b.keys())[:16]
-    return seed_tests(*(np.array([x[s] for s in seeds]) for x in (a, b))) if len(seeds) > 1 else {}
+    return seed_tests(*(np.array([x[s] for s in seeds]) for x in (a, b))) if len(seeds) > 2 else {}
