@@ -83,7 +83,8 @@ def take_up(kept: Path, out: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.is_file():
             shutil.copyfile(per_user_file(kept, record), target)
-    write_records(out, [*read_records(out, OTHERS_FILE), *missing], OTHERS_FILE)
+    if missing:
+        write_records(out, [*read_records(out, OTHERS_FILE), *missing], OTHERS_FILE)
 
 
 def keep(out: Path, kept: Path, plan: Plan) -> None:
