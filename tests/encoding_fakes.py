@@ -43,7 +43,8 @@ class Endpoint:
     Attributes:
         base: its address. texts: how often each text was asked for. keys: Authorization headers.
         faults: taken from the front, one a request: a status code, "slow", "truncated", "fewer" or "no json".
-        delay_s: before every answer. chat: messages of a chat request -> what the model says.
+        delay_s: before every answer. longest: characters of a text that is not refused, 0: any.
+        chat: messages of a chat request -> what the model says. tells_usage: whether it tells the tokens.
     """
 
     def __init__(self) -> None:
@@ -52,6 +53,7 @@ class Endpoint:
         self.keys: list[str | None] = []
         self.bodies: list[dict] = []
         self.faults: list[int | str] = []
+        self.tells_usage, self.longest = True, 0
         self.chat: Callable[[list[dict]], str] = lambda messages: "{}"
         self.lock = threading.Lock()
 
@@ -70,10 +72,16 @@ def endpoint() -> Iterator[Endpoint]:
                 fault = state.faults.pop(0) if state.faults else None
             time.sleep(state.delay_s)
             if isinstance(fault, int):
-                self.answer(fault, json.dumps({"error": {"message": f"fault {fault}"}}).encode())
+                self.answer(
+                    fault,
+                    json.dumps({"error": {"message": f"fault {fault}, {self.headers['Authorization']}"}}).encode(),
+                )
                 return
             if fault == "slow":
                 time.sleep(3)
+            if state.longest and any(len(text) > state.longest for text in body.get("input", ())):
+                self.answer(400, json.dumps({"error": {"message": "too long"}}).encode())
+                return
             if self.path.endswith("/chat/completions"):
                 self.say(body, fault)
                 return
@@ -97,7 +105,8 @@ def endpoint() -> Iterator[Endpoint]:
             asked = sum(len(message["content"]) for message in body["messages"]) // 4
             usage = {"prompt_tokens": asked, "completion_tokens": 10, "total_tokens": asked + 10}
             answer = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
-            raw = json.dumps(answer | {"choices": [choice], "usage": usage}).encode()
+            answer |= {"choices": [choice]} | ({"usage": usage} if state.tells_usage else {})
+            raw = json.dumps(answer).encode()
             if fault == "truncated":
                 raw = raw[: len(raw) // 2]
             self.answer(200, b"<html>" if fault == "no json" else raw)

@@ -10,11 +10,10 @@ from typing import Any
 
 from recbole_llm.augment.ledger import Call, Ledger, request_key
 from recbole_llm.augment.prompts import Prompt
-from recbole_llm.encoding.endpoint import EndpointError, check_base, open_client, said
+from recbole_llm.encoding.endpoint import EndpointError, check_base, endpoint_error, open_client, said
 from recbole_llm.errors import ConfigError, RecBoleLLMError
 
-# what a request reserves of the budget for its prompt: at most so many tokens a character, and around each message
-_TOKENS_A_CHARACTER, _TOKENS_A_MESSAGE = 0.5, 8
+_TOKENS_A_MESSAGE = 8  # around each message's own
 
 
 class BudgetSpentError(RecBoleLLMError):
@@ -58,9 +57,11 @@ class Chat:
     def __init__(self, model: str, api_base: str, ledger: Ledger, terms: Terms) -> None:
         if terms.budget is not None and not (terms.price_in or terms.price_out):
             raise ConfigError("a budget needs prices: give --price-in and --price-out, USD of a million tokens")
-        self.model, self._base, self._ledger, self._terms = model, check_base(api_base), ledger, terms
+        base = "" if terms.replay else check_base(api_base)
+        self.model, self._base, self._ledger, self._terms = model, base, ledger, terms
         self.spent, self.asked = 0.0, 0
-        self._reserved, self._lock = 0.0, threading.Lock()
+        self._reserved, self._under_way, self._stopped, self._changed = 0.0, 0, "", threading.Condition()
+        self._keys: dict[str, threading.Lock] = {}  # of questions under way
 
     @functools.cached_property
     def _client(self):
@@ -96,27 +97,28 @@ class Chat:
             "schema": dict(prompt.schema),
         }
         key = request_key(request)
-        if (known := self._ledger.reply(key)) is not None:
-            return known
-        if self._terms.replay:
-            raise NotInLedgerError(f"the ledger {self._ledger.path} has no answer of {self.model} to this")
-        characters = sum(len(message["content"]) for message in messages)
-        tokens = characters * _TOKENS_A_CHARACTER + len(messages) * _TOKENS_A_MESSAGE
-        most = self._cost(tokens, prompt.max_tokens)
-        self._reserve(most)
-        try:
+        with self._changed:
+            lock = self._keys.setdefault(key, threading.Lock())
+        with lock:  # users of one history ask one question: the second one finds the answer
+            if (known := self._ledger.reply(key)) is not None:
+                return known
+            if self._terms.replay:
+                raise NotInLedgerError(f"the ledger {self._ledger.path} has no answer of {self.model} to this")
             return self._request(key, prompt, request)
-        finally:
-            with self._lock:
-                self._reserved -= most
 
     def _request(self, key: str, prompt: Prompt, request: dict[str, Any]) -> str:
+        client = self._client  # names a missing package before the import does
         from openai import OpenAIError
 
+        # a token is a byte at least
+        asked = sum(len(m["content"].encode()) + _TOKENS_A_MESSAGE for m in request["messages"])
+        most = self._cost(asked, prompt.max_tokens)
         start = time.perf_counter()
         for attempt in range(self._terms.retries + 1):  # the client repeats what failed; here, what came out mangled
+            self._reserve(most)
+            cost = most  # of an answer that says nothing of its cost, too
             try:
-                answer = self._client.chat.completions.create(
+                answer = client.chat.completions.create(
                     model=self.model,
                     messages=request["messages"],
                     temperature=prompt.temperature,
@@ -124,35 +126,55 @@ class Chat:
                     response_format={"type": "json_object"},
                 )
                 reply, usage = answer.choices[0].message.content or "", answer.usage
-                break
+                tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (asked, prompt.max_tokens)
+                cost = self._cost(*tokens)
+                seconds = time.perf_counter() - start
+                call = Call(self.model, prompt.name, prompt.version, request, reply, *tokens, seconds, cost)
+                self._ledger.add(key, call)
+                return reply
             except OpenAIError as error:
-                raise EndpointError(f"{self._base} does not answer ({said(error)})") from None
+                cost = 0.0  # refused, or not answered at all
+                raise endpoint_error(f"{self._base} does not answer", error) from None
             except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
                 if attempt == self._terms.retries:
                     raise EndpointError(f"{self._base} does not speak the chat protocol ({said(error)})") from None
-        tokens_in, tokens_out = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        usd = self._cost(tokens_in, tokens_out)
-        seconds = time.perf_counter() - start
-        self._ledger.add(
-            key, Call(self.model, prompt.name, prompt.version, request, reply, tokens_in, tokens_out, seconds, usd)
-        )
-        with self._lock:
-            self.spent += usd
-            self.asked += 1
-        return reply
+            finally:
+                self._release(most, cost)
+            time.sleep(min(0.25 * 2**attempt, 8.0))
+        raise AssertionError("the last attempt returns or raises")
 
     def _cost(self, tokens_in: float, tokens_out: float) -> float:
         return (tokens_in * self._terms.price_in + tokens_out * self._terms.price_out) / 1e6
 
     def _reserve(self, usd: float) -> None:
-        with self._lock:
-            budget = self._terms.budget
-            if budget is not None and self.spent + self._reserved + usd > budget:
-                raise BudgetSpentError(
-                    f"the budget of {budget:g} USD does not allow another request ({self.spent:.4f} spent); the same "
-                    "command with a larger one goes on from here"
-                )
+        """Wait until the budget allows a request that may cost so much.
+
+        Raises:
+            BudgetSpentError: when it does not, with nothing else under way; then for every later request as well.
+        """
+        budget = self._terms.budget
+        with self._changed:
+            while not self._stopped and budget is not None and self.spent + self._reserved + usd > budget:
+                if not self._under_way:
+                    self._stopped = (
+                        f"the budget of {budget:g} USD does not allow another request ({self.spent:.4f} spent); the "
+                        "same command with a larger one goes on from here"
+                    )
+                    self._changed.notify_all()
+                else:
+                    self._changed.wait()
+            if self._stopped:
+                raise BudgetSpentError(self._stopped)
             self._reserved += usd
+            self._under_way += 1
+
+    def _release(self, reserved: float, cost: float) -> None:
+        with self._changed:
+            self._under_way -= 1
+            self._reserved = self._reserved - reserved if self._under_way else 0.0  # no rounding is carried on
+            self.spent += cost
+            self.asked += 1
+            self._changed.notify_all()
 
 
 def _parsed(reply: str, schema: Mapping[str, Any]) -> tuple[dict | None, str]:
@@ -161,10 +183,19 @@ def _parsed(reply: str, schema: Mapping[str, Any]) -> tuple[dict | None, str]:
 
     text = reply.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     try:
-        answer = json.loads(text)
+        answer = _whole(json.loads(text))
     except json.JSONDecodeError as error:
         return None, f"it is no JSON ({error.msg})"
     if not isinstance(answer, dict):
         return None, "it is no JSON object"
     wrong = next(iter(Draft202012Validator(dict(schema)).iter_errors(answer)), None)
     return (answer, "") if wrong is None else (None, wrong.message[:200])
+
+
+def _whole(value: Any) -> Any:
+    """JSON with halves of surrogate pairs replaced: they can be written to no file."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole(key): _whole(inner) for key, inner in value.items()}
+    return [_whole(inner) for inner in value] if isinstance(value, list) else value

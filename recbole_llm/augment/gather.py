@@ -13,7 +13,7 @@ import torch
 from recbole_llm.augment import subjects as make
 from recbole_llm.augment.prompts import Prompt
 from recbole_llm.data.atomic import read_atomic
-from recbole_llm.errors import CheckpointError, FeatureError
+from recbole_llm.errors import CheckpointError, ConfigError, FeatureError
 from recbole_llm.experiment import load
 from recbole_llm.experiment.audit import TITLES, item_titles
 from recbole_llm.experiment.data import build_data, eval_data
@@ -28,7 +28,8 @@ class Gathered:
 
     Attributes:
         kind, prompt. facts: for the metadata; with users: protocol and fingerprint of the split of the histories.
-        rows: of ``<dataset>.item``. titles: item -> title. histories: user -> training items, oldest first.
+        rows: of ``<dataset>.item``. titles: item -> title. histories: user -> training items, oldest first. users: user
+            -> columns of ``<dataset>.user``, where the prompt names any.
         candidates: user -> items that a model puts on top, none of them from the training history.
         data: where the dataset's features are; None for items.
     """
@@ -42,6 +43,7 @@ class Gathered:
     titles: Mapping[str, str]
     histories: Mapping[str, Sequence[str]] = field(default_factory=dict)
     candidates: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    users: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     data: Any = None
 
     @cached_property
@@ -50,8 +52,8 @@ class Gathered:
         if self.kind == "item_attributes":
             return list(make.item_subjects(self.rows, self.id_field, self.prompt, self.title))
         if self.kind == "user_profile":
-            return list(make.profile_subjects(self.histories, self.titles, self.prompt))
-        return list(make.edge_subjects(self.histories, self.candidates, self.titles, self.prompt))
+            return list(make.profile_subjects(self.histories, self.titles, self.users, self.prompt))
+        return list(make.edge_subjects(self.histories, self.candidates, self.titles, self.users, self.prompt))
 
     def feature_rows(self, name: str) -> dict[str, np.ndarray]:
         """Item -> embedding of length 1.
@@ -70,11 +72,19 @@ class Gathered:
         return {str(tokens[k]): unit[k] for k in np.flatnonzero(feature.present)}
 
 
-def gather(config, kind: str, prompt: Prompt, title: str, checkpoint: Path | None, n_candidates: int) -> Gathered:
+def gather(
+    config,
+    kind: str,
+    prompt: Prompt,
+    title: str = "",
+    checkpoint: Path | None = None,
+    n_candidates: int = 10,
+    protocol: str | None = None,
+) -> Gathered:
     """Read what the kind needs.
 
     Args:
-        config: from ``build_config``; with a checkpoint, the run's own split counts.
+        config: from ``build_config``; with a checkpoint, the run's own split counts. protocol: that was asked for.
         title: column of titles; "": one that is called so.
     Raises:
         RecBoleLLMError: for a dataset, column or checkpoint that is not there.
@@ -83,21 +93,35 @@ def gather(config, kind: str, prompt: Prompt, title: str, checkpoint: Path | Non
     frame = read_atomic(path)
     title = title or next((name for name in TITLES if name in frame), "")
     facts: dict[str, Any] = {"kind": kind, "dataset": config["dataset"]}
-    common = {"rows": frame.to_dict("records"), "id_field": frame.columns[0], "title": title}
+    id_field = "item_id" if "item_id" in frame else frame.columns[0]
+    common = {"rows": frame.to_dict("records"), "id_field": id_field, "title": title}
     if kind == "item_attributes":
         return Gathered(kind, prompt, facts, titles={}, **common)
     titles = item_titles(path, title)
+    if set(prompt.placeholders) - {"history", "candidates"}:
+        common["users"] = _user_rows(path.with_suffix(".user"))
     if checkpoint is None:
         data = build_data(config)
         facts |= {"protocol": config["protocol"], "split": data.split.fingerprint}
         histories = make.training_histories(data)
         return Gathered(kind, prompt, facts, titles=titles, histories=histories, data=data, **common)
     model, data = load(checkpoint)
+    for name, wanted in (("dataset", config["dataset"]), ("protocol", protocol)):
+        if wanted not in (None, data.config[name]):
+            raise ConfigError(
+                f"{checkpoint.name} is a run on {name} {data.config[name]}, not {wanted}; name another run"
+            )
     found = _candidates(model, data, n_candidates)
     facts |= {"protocol": data.config["protocol"], "split": data.split.fingerprint}
     facts |= {"candidates_of": checkpoint.name, "candidates": n_candidates}
     histories = make.training_histories(data)
     return Gathered(kind, prompt, facts, titles=titles, histories=histories, candidates=found, data=data, **common)
+
+
+def _user_rows(path: Path) -> dict[str, dict[str, Any]]:
+    frame = read_atomic(path)
+    id_field = "user_id" if "user_id" in frame else frame.columns[0]
+    return {str(row[id_field]): row for row in frame.to_dict("records")}
 
 
 def _candidates(model, data, n: int) -> dict[str, list[str]]:

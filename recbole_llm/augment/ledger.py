@@ -17,6 +17,9 @@ _LAYOUT = """CREATE TABLE IF NOT EXISTS calls (
     tokens_in INTEGER, tokens_out INTEGER, seconds REAL, usd REAL, at TEXT DEFAULT CURRENT_TIMESTAMP)"""
 
 
+_COLUMNS = "key, model, prompt, version, request, reply, tokens_in, tokens_out, seconds, usd"
+
+
 @dataclass(frozen=True)
 class Call:
     """One answered request. Tokens are those that the endpoint counted."""
@@ -57,12 +60,14 @@ class Ledger:
 
     def __init__(self, path: str | Path) -> None:
         self.path, self._lock = Path(path), threading.Lock()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch(mode=0o600)  # it holds what was asked, histories of users among it
             self._db = sqlite3.connect(self.path, timeout=_WAIT_S, check_same_thread=False)
             with self._db:
                 self._db.execute(_LAYOUT)
-        except sqlite3.Error as error:
+            self._db.execute(f"SELECT {_COLUMNS} FROM calls LIMIT 0")
+        except (sqlite3.Error, OSError) as error:
             raise DataError(f"{self.path} is no ledger ({error}); delete it or name another") from None
 
     def __enter__(self) -> "Ledger":
@@ -85,11 +90,10 @@ class Ledger:
         """
         values = (key, call.model, call.prompt, call.version, json.dumps(dict(call.request)), call.reply)
         values += (call.tokens_in, call.tokens_out, call.seconds, call.usd)
-        columns = "key, model, prompt, version, request, reply, tokens_in, tokens_out, seconds, usd"
         try:
             with self._lock, self._db:
                 marks = ", ".join("?" * len(values))
-                self._db.execute(f"INSERT OR IGNORE INTO calls ({columns}) VALUES ({marks})", values)
+                self._db.execute(f"INSERT OR IGNORE INTO calls ({_COLUMNS}) VALUES ({marks})", values)
         except sqlite3.Error as error:
             raise DataError(f"{self.path} cannot be written ({error}); make room, or name another ledger") from None
 

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from recbole_llm.augment.chat import BadAnswerError, BudgetSpentError, Chat, Not
 from recbole_llm.augment.prompts import Prompt
 from recbole_llm.augment.subjects import OUTSIDE, Subject
 from recbole_llm.data.files import atomic_writer
+from recbole_llm.encoding.endpoint import EndpointError, RefusedError
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,20 @@ class Answers:
 
     Attributes:
         records: of the answered subjects, in the order of these. counts: answered, malformed (no usable answer),
-            outside (the last answer named no candidate), missing (a replay's ledger has none), unasked (the budget).
-        stopped: why it ended early; "" otherwise.
+            outside (the last answer named no candidate), refused (by the endpoint, for what is in the question),
+            missing (a replay's ledger has none), unasked (it stopped before).
+        stopped: why it ended early; "" otherwise. error: of the endpoint, where that ended it.
     """
 
     records: list[dict[str, Any]]
     counts: Mapping[str, int]
     stopped: str = ""
+    error: EndpointError | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every subject was asked about."""
+        return not (self.counts["missing"] or self.counts["unasked"])
 
 
 def ask_all(
@@ -34,13 +42,14 @@ def ask_all(
 ) -> Answers:
     """Ask about every subject, several at a time; an answer that cannot be had costs its subject alone.
 
+    An endpoint that does not answer, or a spent budget, ends it: what has come back is given all the same.
+
     Args:
         requests: at a time. done: called with 1 after each subject.
-    Raises:
-        EndpointError: when the endpoint refuses, or does not answer after all retries; the ledger keeps what it has.
     """
     found: dict[int, dict[str, Any]] = {}
-    counts, stopped = Counter(answered=0, malformed=0, outside=0, missing=0, unasked=0), ""
+    counts = Counter(answered=0, malformed=0, outside=0, refused=0, missing=0, unasked=0)
+    stopped, failed = "", None
     with ThreadPoolExecutor(requests) as pool:
         tasks = {pool.submit(chat.ask, prompt, s.values, s.check): k for k, s in enumerate(subjects)}
         try:
@@ -49,28 +58,34 @@ def ask_all(
                 try:
                     found[k] = subjects[k].record(task.result())
                     counts["answered"] += 1
+                except CancelledError:
+                    counts["unasked"] += 1
                 except NotInLedgerError:
                     counts["missing"] += 1
-                except BadAnswerError as error:
+                except (BadAnswerError, KeyError, TypeError, ValueError) as error:
                     counts["outside" if OUTSIDE in str(error) else "malformed"] += 1
-                except BudgetSpentError as error:
+                except RefusedError:
+                    counts["refused"] += 1
+                except (BudgetSpentError, EndpointError) as error:
                     counts["unasked"] += 1
-                    stopped = str(error)
+                    stopped, failed = str(error), error if isinstance(error, EndpointError) else failed
+                    for other in tasks:
+                        other.cancel()
                 done(1)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return Answers([found[k] for k in sorted(found)], dict(counts), stopped)
+    return Answers([found[k] for k in sorted(found)], dict(counts), stopped, failed)
 
 
 def write_answers(path: Path, records: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> Path:
-    """Write JSON lines, and beside them ``<name>.meta.json``: what they are and what they were made from.
+    """Write JSON lines, and before them ``<name>.meta.json``: what they are and what they were made from.
 
     Returns:
         the file of the metadata.
     """
     with atomic_writer(path) as file:
-        file.writelines((json.dumps(record, ensure_ascii=False) + "\n").encode() for record in records)
+        file.writelines((json.dumps(record) + "\n").encode() for record in records)
     beside = path.with_name(f"{path.name.removesuffix('.jsonl')}.meta.json")
     with atomic_writer(beside) as file:
         file.write((json.dumps(dict(metadata), indent=1, ensure_ascii=False) + "\n").encode())

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_llm.cli.places import feature_folder
 from recbole_llm.errors import ConfigError
-from recbole_llm.paths import dataset_atomic_dir
 
 KINDS = ("item_attributes", "user_profile", "edges")
 LEDGER_FILE = ".ledger.sqlite"
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Augment. Returns: 0, or 1 when the budget ended it early.
+    """Augment. Returns: 0, or 1 when something was not asked about, or a replay's ledger lacks it.
 
     Raises:
         RecBoleLLMError: for a wrong dataset, prompt, model or endpoint, or a missing package.
@@ -80,8 +80,8 @@ def main(argv: Sequence[str]) -> int:
 
     settings = (parse_command_line(rest) if rest else {}) | {"show_progress": False}
     config = build_config("Pop", args.dataset, (), settings, ())
-    gathered = gather(config, args.kind, prompt, args.title, args.checkpoint, args.candidates)
-    out = args.out or _home(config)
+    gathered = gather(config, args.kind, prompt, args.title, args.checkpoint, args.candidates, settings.get("protocol"))
+    out = args.out or feature_folder(args.dataset, Path(config["data_path"]).parent)
     path = out / f"{args.dataset}.{args.kind}.jsonl"
     if args.proposer == "embedding":
         return _by_embedding(args, gathered, path)
@@ -99,20 +99,16 @@ def _check(args: argparse.Namespace) -> None:
         if args.kind != "edges" or not args.feature:
             raise ConfigError("--proposer embedding proposes edges from a text feature: --kind edges --feature content")
         return
-    if not args.model or not args.api_base:
+    if not args.model or not (args.api_base or args.replay):
         raise ConfigError("name the language model with --model and its endpoint with --api-base")
+    if args.replay:
+        return  # nothing is sent
     from recbole_llm.encoding.endpoint import check_base, is_local
 
     if args.kind != "item_attributes" and not is_local(check_base(args.api_base)) and not args.allow_upload:
         raise ConfigError(
             f"users' histories would go to {args.api_base}, not a part of this machine; say --allow-upload if they may"
         )
-
-
-def _home(config) -> Path:
-    folder = Path(config["data_path"])
-    own = dataset_atomic_dir() / config["dataset"]
-    return own if own.is_dir() else folder
 
 
 def _by_llm(args: argparse.Namespace, gathered, prompt, path: Path) -> int:
@@ -123,21 +119,27 @@ def _by_llm(args: argparse.Namespace, gathered, prompt, path: Path) -> int:
     from recbole_llm.augment.run import ask_all, write_answers
 
     terms = Terms(args.price_in, args.price_out, args.budget, replay=args.replay)
-    subjects = list(gathered.subjects)[: args.limit]
-    with Ledger(args.ledger or path.parent / LEDGER_FILE) as ledger:
+    subjects, place = list(gathered.subjects)[: args.limit], args.ledger or path.parent / LEDGER_FILE
+    if args.replay and not place.is_file():
+        raise ConfigError(f"there is no ledger {place} to answer from; name it with --ledger")
+    with Ledger(place) as ledger:
         chat = Chat(args.model, args.api_base, ledger, terms)
         with tqdm(total=len(subjects), desc=args.kind, unit="answer", disable=args.quiet) as bar:
             answers = ask_all(subjects, prompt, chat, args.requests, bar.update)
         totals = ledger.totals()
     made_by = {"proposer": "llm", "model": args.model, "prompt": prompt.name, "prompt_version": prompt.version}
     cost = {"tokens_in": totals.tokens_in, "tokens_out": totals.tokens_out, "usd": totals.usd}
+    if not answers.complete or args.limit:  # a whole file of an earlier run stays
+        path = path.with_suffix(".partial.jsonl")
     write_answers(path, answers.records, {**gathered.facts, **made_by, "counts": answers.counts, "ledger": cost})
     shown = ", ".join(f"{n} {name}" for name, n in answers.counts.items() if n or name == "answered")
     print(f"{args.kind}: {len(subjects)} asked about: {shown}; {chat.asked} requests, {chat.spent:.4f} USD now")
     print(f"wrote {path}")
+    if answers.error is not None:
+        raise answers.error
     if answers.stopped:
         print(answers.stopped, file=sys.stderr)
-    return 1 if answers.stopped else 0
+    return 0 if answers.complete else 1
 
 
 def _by_embedding(args: argparse.Namespace, gathered, path: Path) -> int:
@@ -145,8 +147,10 @@ def _by_embedding(args: argparse.Namespace, gathered, path: Path) -> int:
     from recbole_llm.augment.subjects import embedding_edges
 
     rows = gathered.feature_rows(args.feature)
-    records = list(embedding_edges(gathered.histories, gathered.candidates, rows))[: args.limit]
-    counts = {"answered": len(records), "without texts": len(gathered.candidates) - len(records)}
+    users = dict(list(gathered.candidates.items())[: args.limit])
+    records = list(embedding_edges(gathered.histories, users, rows))
+    counts = {"answered": len(records), "texts do not tell": len(users) - len(records)}
+    path = path.with_suffix(".partial.jsonl") if args.limit else path
     write_answers(path, records, {**gathered.facts, "proposer": f"embedding of {args.feature}", "counts": counts})
     print(f"edges: {len(records)} users, by the text feature {args.feature} alone, no language model")
     print(f"wrote {path}")

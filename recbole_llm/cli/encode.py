@@ -1,10 +1,13 @@
 """``recbole-llm encode``: texts or images of a dataset -> feature files ``<dataset>.<feature>.safetensors``."""
 
 import argparse
+import contextlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from recbole_llm.cli.places import feature_folder
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.paths import dataset_atomic_dir
 
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--out", type=Path, metavar="FOLDER", help="default: the dataset's folder")
     out.add_argument("--store", type=Path, metavar="FILE", help=f"encoded rows; default: {STORE_FILE} in that folder")
     out.add_argument("--float32", action="store_true", help="write float32 instead of float16")
-    out.add_argument("--dry-run", action="store_true", help="only say how much there is to do, how long and how dear")
+    out.add_argument("--dry-run", action="store_true", help="only say how much there is to do, and what it takes")
     out.add_argument("--price", type=float, metavar="USD", help="of a million tokens, for --dry-run")
     out.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -103,15 +106,22 @@ def main(argv: Sequence[str]) -> int:
 
     options = Options(args.encoder, args.api_base, args.dimensions, args.requests, args.download, args.allow_upload)
     kind = "image" if args.images else "text"
-    encoder = make_encoder(options, kind, any(feature.id_field == "user_id" for feature in features))
-    out = args.out or _home(args)
+    # whatever is not plainly about items may be about people
+    about_users = args.side == "user" or any(feature.id_field != "item_id" for feature in features)
+    encoder = make_encoder(options, kind, about_users)
+    out = args.out or feature_folder(args.dataset, args.data_path)
     dtype = np.dtype(np.float32 if args.float32 else np.float16)
-    with RowStore(args.store or out / STORE_FILE) as store:
+    covered = {feature.name: _coverage(feature, args) for feature in features}
+    place = args.store or out / STORE_FILE
+    with contextlib.ExitStack() as stack:
+        if args.dry_run and not place.is_file():  # nothing is left behind
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / STORE_FILE
+        store = stack.enter_context(RowStore(place))
         for feature in features:
             if args.dry_run:
                 _estimate(feature, encoder, store, dtype, args)
             else:
-                _encode(feature, encoder, store, dtype, out, args)
+                _encode(feature, encoder, store, dtype, out, args, covered[feature.name])
     return 0
 
 
@@ -138,8 +148,10 @@ def _features(args: argparse.Namespace) -> list[Feature]:
         else:
             columns = [column.strip() for column in (args.columns or "").split(",") if column.strip()]
             path = _atomic_folder(args) / f"{args.dataset}.{args.side}"
-            id_field, texts = sources.column_texts(path, columns, args.template or "")
+            id_field, texts = sources.column_texts(path, columns, args.template or "", f"{args.side}_id")
             found = [Feature(names[0], id_field, texts, {})]
+    if not names:  # of a file's fields, those that nobody filled
+        found = [feature for feature in found if feature.contents] or found
     for feature in found:
         if not feature.contents:
             raise DataError(
@@ -152,12 +164,6 @@ def _atomic_folder(args: argparse.Namespace) -> Path:
     from recbole_llm.config.locate import locate_dataset
 
     return locate_dataset(args.dataset, args.data_path)
-
-
-def _home(args: argparse.Namespace) -> Path:
-    """Where the dataset's feature files belong: beside its atomic files, or with the shipped ones for RecBole's own."""
-    own = args.data_path / args.dataset
-    return own if own.is_dir() else dataset_atomic_dir() / args.dataset
 
 
 def _estimate(feature: Feature, encoder, store, dtype, args: argparse.Namespace) -> None:
@@ -173,12 +179,12 @@ def _estimate(feature: Feature, encoder, store, dtype, args: argparse.Namespace)
             line += f", about {tokens / 1e6 * args.price:.4f} USD"
         elif args.api_base:
             line += " (--price gives the cost)"
-    if todo and not encoder.uploads:  # a timing would cost money elsewhere
+    if todo and not args.api_base:  # a request to time an endpoint could cost money
         line += f", about {seconds_left(plan, encoder, store, dtype):.0f} s"
     print(line)
 
 
-def _encode(feature: Feature, encoder, store, dtype, out: Path, args: argparse.Namespace) -> None:
+def _encode(feature: Feature, encoder, store, dtype, out: Path, args: argparse.Namespace, covered: str) -> None:
     from tqdm import tqdm
 
     from recbole_llm.data.feature_file import save_feature
@@ -194,7 +200,7 @@ def _encode(feature: Feature, encoder, store, dtype, out: Path, args: argparse.N
     metadata["image_sha256" if args.images else "text_sha256"] = texts_sha256(hashed)
     path = out / f"{args.dataset}.{feature.name}.safetensors"
     save_feature(path, made.tokens, made.embedding, feature.id_field, metadata)
-    print(f"{feature.name}: {made.new} encoded, {made.reused} from the store; {_coverage(feature, made.tokens, args)}")
+    print(f"{feature.name}: {made.new} encoded, {made.reused} from the store; {covered}")
     if feature.broken:
         first = "; ".join(f"{token}: {reason}" for token, reason in list(feature.broken.items())[:3])
         more = f"; and {len(feature.broken) - 3} more" if len(feature.broken) > 3 else ""
@@ -202,10 +208,11 @@ def _encode(feature: Feature, encoder, store, dtype, out: Path, args: argparse.N
     print(f"wrote {path} [{made.embedding.shape[0]}, {made.embedding.shape[1]}] {made.embedding.dtype}")
 
 
-def _coverage(feature: Feature, tokens: Sequence[str], args: argparse.Namespace) -> str:
-    """How much of the dataset the rows cover, where its interactions are at hand."""
+def _coverage(feature: Feature, args: argparse.Namespace) -> str:
+    """How much of the dataset the rows will cover, where its interactions are at hand."""
     from recbole_llm.encoding.coverage import coverage
 
+    tokens = list(feature.contents)
     try:
         file = _atomic_folder(args) / f"{args.dataset}.inter"
     except DataError:

@@ -37,8 +37,8 @@ def joined_texts(
         fields: names of the fields, in the order of the text.
         id_field: name of the field that holds the token.
     Returns:
-        token -> text in row order, white space collapsed; the word ``unknown`` says nothing and is left out, and so
-        are tokens without any word.
+        token -> text in row order, white space collapsed; a field that says ``unknown`` says nothing and is left out,
+        and so are tokens without any word.
     """
     texts = {}
     for row in rows:
@@ -76,14 +76,23 @@ class Words:
 
     def __init__(self, value: object) -> None:
         words = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-        shown = [f"{word:g}" if isinstance(word, float) else str(word) for word in words if word is not None]
-        self.words = [word for word in shown if word and word not in (NO_VALUE, "nan")]
+        shown = [_number(word) if isinstance(word, float) else str(word) for word in words if word is not None]
+        self.words = [word for word in shown if word]
+        if self.words == [NO_VALUE]:
+            self.words = []
 
     def __format__(self, separator: str) -> str:
         return (separator or " ").join(self.words)
 
     def __str__(self) -> str:
         return format(self)
+
+
+def _number(value: float) -> str:
+    """``12.0 -> 12``, ``9.5 -> 9.5``, nothing for NaN."""
+    if value != value:
+        return ""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 def texts_sha256(texts: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import time
 import urllib.parse
 from collections.abc import Sequence
 
@@ -19,6 +20,19 @@ class EndpointError(RecBoleLLMError):
     """An endpoint refuses, does not answer, or answers something else than was asked for."""
 
 
+class RefusedError(EndpointError):
+    """An endpoint refuses one request for what is in it: too long, or against its rules."""
+
+
+_FOR_WHAT_IS_IN_IT = (400, 413, 422)
+
+
+def endpoint_error(what: str, error: Exception) -> EndpointError:
+    """The error to raise for one of the client's."""
+    status = getattr(error, "status_code", None)
+    return (RefusedError if status in _FOR_WHAT_IS_IN_IT else EndpointError)(f"{what} ({said(error)})")
+
+
 def is_local(api_base: str) -> bool:
     """Whether an endpoint runs on this machine."""
     return urllib.parse.urlsplit(api_base).hostname in _LOCAL
@@ -33,6 +47,8 @@ def check_base(api_base: str) -> str:
     parts = urllib.parse.urlsplit(api_base)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"--api-base: '{api_base}' is no address; write it as in http://localhost:8000/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:  # it ends up in messages and in files
+        raise ConfigError(f"--api-base takes an address alone; put the key into the environment as {KEY_VARIABLE}")
     return api_base.rstrip("/")
 
 
@@ -79,7 +95,7 @@ class EndpointEncoder(Encoder):
         self._retries, self._timeout_s = retries, timeout_s
         self.identity = {
             "encoder": model,
-            "revision": f"served by {urllib.parse.urlsplit(self._base).netloc}",
+            "revision": f"served by {urllib.parse.urlsplit(self._base).netloc}",  # without user and password
             "pooling": "the endpoint's" if dimensions is None else f"the endpoint's, {dimensions} dimensions",
             "preprocessing": "white space collapsed",
             "precision": "the endpoint's",
@@ -91,26 +107,40 @@ class EndpointEncoder(Encoder):
 
     def encode(self, contents: Sequence[Content]) -> np.ndarray:
         """Raises: EndpointError, when the endpoint refuses, or does not answer after all retries."""
+        try:
+            return self._rows(contents)
+        except RefusedError as error:
+            if len(contents) == 1:
+                raise EndpointError(f"{error}; it is about the text {str(contents[0])[:60]!r}") from None
+            half = len(contents) // 2  # one text of the batch is too long: find it, keep the others
+            return np.concatenate([self.encode(contents[:half]), self.encode(contents[half:])])
+
+    def _rows(self, contents: Sequence[Content]) -> np.ndarray:
+        client = self._client  # names a missing package before the import does
         from openai import OpenAIError
 
         wanted = {} if self._dimensions is None else {"dimensions": self._dimensions}
         for attempt in range(self._retries + 1):  # the client itself repeats what failed; here, what came out mangled
             try:
-                answer = self._client.embeddings.create(
+                answer = client.embeddings.create(
                     model=self._model, input=list(contents), encoding_format="float", **wanted
                 )
                 rows = {entry.index: entry.embedding for entry in answer.data}
                 return np.array([rows[k] for k in range(len(contents))], dtype=np.float32)
             except OpenAIError as error:
-                raise EndpointError(f"{self._base} does not give embeddings ({said(error)})") from None
+                raise endpoint_error(f"{self._base} does not give embeddings", error) from None
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 if attempt == self._retries:
                     raise EndpointError(
                         f"{self._base} answers, but not with one embedding for each text ({said(error)})"
                     ) from None
+                time.sleep(min(0.25 * 2**attempt, 8.0))
         raise AssertionError("the last attempt returns or raises")
 
 
 def said(error: Exception) -> str:
     """An error of the client, short and on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    text = " ".join(str(error).split())
+    if key := os.environ.get(KEY_VARIABLE):
+        text = text.replace(key, "<key>")  # some gateways repeat it
+    return f"{type(error).__name__}: {text[:200]}"

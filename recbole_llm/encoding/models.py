@@ -10,6 +10,7 @@ import numpy as np
 
 from recbole_llm.encoding.encoder import Content, Encoder
 from recbole_llm.encoding.find import Model, find_package
+from recbole_llm.encoding.sources import upright
 from recbole_llm.errors import ConfigError
 
 
@@ -68,7 +69,7 @@ class ClipEncoder(Encoder):
             find_package("PIL", "vision")
         self._model, self._tower = model, tower
         how = {
-            "image": "turned as the camera says, RGB, resized and normalised by the model's own processor",
+            "image": "turned as the camera says, RGB on white, resized and normalised by the model's own processor",
             "text": "white space collapsed, cut at the model's own length",
         }
         self.identity = {
@@ -99,20 +100,15 @@ class ClipEncoder(Encoder):
         model, processor = self._loaded
         with torch.inference_mode():
             if self._tower == "image":
-                pixels = processor([_upright(path) for path in contents], return_tensors="pt")["pixel_values"]
+                # one at a time: a batch of photographs in full size would fill the memory
+                each = [processor([upright(path)], return_tensors="pt")["pixel_values"] for path in contents]
+                pixels = torch.cat(each)
                 rows = model.get_image_features(pixel_values=pixels.to(model.device, model.dtype))
             else:
                 words = processor(list(contents), padding=True, truncation=True, return_tensors="pt").to(model.device)
                 rows = model.get_text_features(**words)
             rows = getattr(rows, "pooler_output", rows).float()  # a tensor, or an output around it, by version
             return torch.nn.functional.normalize(rows, dim=-1).cpu().numpy()
-
-
-def _upright(path: Path):
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _device() -> str:

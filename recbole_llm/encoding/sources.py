@@ -1,6 +1,7 @@
 """Where texts and images come from: columns of atomic files, JSON lines, image folders. Token -> content."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Formatter
@@ -24,7 +25,7 @@ def read_lines(path: Path) -> tuple[str, list[dict]]:
         raise DataError(f"{path}: no such text file; give one with --texts (JSON lines with item_id and text fields)")
     rows: list[dict] = []
     id_field, seen = "", set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -34,6 +35,8 @@ def read_lines(path: Path) -> tuple[str, list[dict]]:
         id_field = id_field or next((name for name in ID_FIELDS if isinstance(row, dict) and name in row), ID_FIELDS[0])
         if not isinstance(row, dict) or id_field not in row:
             raise DataError(f"{path}: line {number} has no {id_field}; each line must be an object with {id_field}")
+        if all(name in row for name in ID_FIELDS):
+            raise DataError(f"{path}: line {number} has item_id and user_id; a text is about one, drop the other")
         token = str(row[id_field])
         if token in seen:
             raise DataError(f"{path}: line {number} is the second of {id_field} '{token}'; keep one line a token")
@@ -64,11 +67,14 @@ def line_texts(path: Path, features: Sequence[str]) -> tuple[str, dict[str, dict
     return id_field, {feature: field_texts(rows, feature, id_field) for feature in features or fields}
 
 
-def column_texts(path: Path, columns: Sequence[str] = (), template: str = "") -> tuple[str, dict[str, str]]:
+def column_texts(
+    path: Path, columns: Sequence[str] = (), template: str = "", id_field: str = "item_id"
+) -> tuple[str, dict[str, str]]:
     """One text a token from an atomic file (``<dataset>.item`` or ``.user``).
 
     Args:
         columns: joined in this order; or template: a format string over columns, see ``data.text.template_texts``.
+        id_field: column of the tokens; the first one, where there is none of this name.
     Returns:
         the id field, {token: text}.
     Raises:
@@ -80,7 +86,10 @@ def column_texts(path: Path, columns: Sequence[str] = (), template: str = "") ->
     if not path.is_file():
         raise DataError(f"{path} does not exist; put the atomic file there, or give texts with --texts")
     frame = read_atomic(path)
-    id_field = frame.columns[0]
+    id_field = id_field if id_field in frame else frame.columns[0]
+    if frame[id_field].duplicated().any():
+        twice = frame[id_field][frame[id_field].duplicated()].iloc[0]
+        raise DataError(f"{path}: {id_field} '{twice}' has two lines; keep one a token")
     try:
         names = [name for _, name, _, _ in Formatter().parse(template) if name is not None] or list(columns)
     except ValueError as error:
@@ -118,16 +127,39 @@ def split_broken(images: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str,
     Returns:
         {token: file}, {token: reason}.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     good, broken = {}, {}
     for token, path in images.items():
         try:
-            with Image.open(path) as image:
-                image.load()
+            upright(path)
             good[token] = path
         except UnidentifiedImageError:
             broken[token] = "no image that is known"
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders raise whatever a broken file makes them stumble over
             broken[token] = " ".join(str(error).split())[:80] or type(error).__name__
     return good, broken
+
+
+def upright(path: Path):
+    """An image as a PIL one in RGB: turned as its camera says, 16 bits scaled to 8, transparent parts white."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of notes that a file's program wrote badly
+        with Image.open(path) as opened:
+            opened.load()
+            image = opened
+            try:
+                image = ImageOps.exif_transpose(opened)
+            except Exception:  # a damaged note of how it was held costs the note, not the image
+                image = opened.copy()
+            if image.mode.startswith(("I", "F")):
+                values = np.asarray(image, dtype=np.float64)
+                top = 65535.0 if image.mode.startswith("I") and values.max() > 255 else max(values.max(), 1.0)
+                image = Image.fromarray((np.clip(values / top, 0, 1) * 255).astype(np.uint8))
+            if "A" in image.getbands() or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB")

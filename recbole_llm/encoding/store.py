@@ -44,12 +44,13 @@ class RowStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             # autocommit: transactions begin and end where it is written so
             self._db = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None)
             self._db.execute(_LAYOUT)
-        except sqlite3.Error as error:
+            self._db.execute("SELECT key, dtype, vector FROM rows LIMIT 0")
+        except (sqlite3.Error, OSError) as error:
             raise DataError(f"{self.path} is no store of encoded rows ({error}); delete it or name another") from None
 
     def __enter__(self) -> "RowStore":

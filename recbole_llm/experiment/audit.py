@@ -53,16 +53,20 @@ class Named:
 
 
 def normal(text: str) -> str:
-    """Lower-case words, accents and punctuation dropped: ``"Amélie (2001)!"`` -> ``amelie 2001``."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return " ".join(re.findall(r"[a-z0-9]+", plain))
+    """Words in lower case, accents and punctuation dropped: ``"Amélie (2001)!"`` -> ``amelie 2001``; any script."""
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return " ".join(re.findall(r"[^\W_]+", "".join(c for c in plain if not unicodedata.combining(c))))
 
 
-def normal_title(title: str) -> str:
-    """A title as a sentence would have it: years and other titles in brackets dropped, ``Net, The`` turned round."""
-    plain = re.sub(r"\([^)]*\)|\[[^]]*\]", " ", title).strip()
-    turned = re.sub(rf"^(.*),\s+({_ARTICLES})$", r"\2 \1", plain, flags=re.IGNORECASE)
-    return normal(turned)
+def normal_titles(title: str) -> tuple[str, ...]:
+    """What a sentence may call an item: its title and those in brackets, years dropped, ``Net, The`` turned round."""
+    inside = [name for name in re.findall(r"\(([^()]*)\)", title) if not re.fullmatch(r"\s*\d{4}\s*", name)]
+    outside = re.sub(r"\([^()]*\)", " ", title)
+    found = []
+    for name in (outside, *inside):
+        turned = re.sub(rf"^(.*),\s+({_ARTICLES})$", r"\2 \1", name.strip(), flags=re.IGNORECASE)
+        found.append(normal(turned))
+    return tuple(dict.fromkeys(name for name in found if name))
 
 
 def read_user_texts(path: Path, field: str = "") -> dict[str, str]:
@@ -81,9 +85,9 @@ def read_user_texts(path: Path, field: str = "") -> dict[str, str]:
     except json.JSONDecodeError:
         whole = None
     if isinstance(whole, dict) and "user_id" not in whole:
-        return {str(user): value if isinstance(value, str) else json.dumps(value) for user, value in whole.items()}
-    texts = {}
-    for number, line in enumerate(filter(str.strip, raw.splitlines()), start=1):
+        return {str(user): _text(value) for user, value in whole.items()}
+    texts: dict[str, str] = {}
+    for number, line in enumerate(filter(str.strip, raw.split("\n")), start=1):
         try:
             row = json.loads(line)
             user = str(row.pop("user_id"))
@@ -94,8 +98,13 @@ def read_user_texts(path: Path, field: str = "") -> dict[str, str]:
             ) from None
         if field and field not in row:
             raise DataError(f"{path}: line {number} has no field '{field}' (fields: {', '.join(row)})")
-        texts[user] = row[field] if field else " ".join(str(value) for value in row.values())
+        text = _text(row[field]) if field else " ".join(map(_text, row.values()))
+        texts[user] = f"{texts[user]} {text}" if user in texts else text  # several lines of a user are one text
     return texts
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def item_titles(path: Path, column: str = "") -> dict[str, str]:
@@ -111,7 +120,8 @@ def item_titles(path: Path, column: str = "") -> dict[str, str]:
     if column not in frame:
         raise ConfigError(f"{path} has no column '{column or 'title'}'; name it with --title: {', '.join(frame)}")
     values = [value if isinstance(value, str) else " ".join(map(str, value)) for value in frame[column]]
-    return dict(zip(frame.iloc[:, 0].astype(str), values, strict=True))
+    id_field = "item_id" if "item_id" in frame else frame.columns[0]
+    return dict(zip(frame[id_field].astype(str), values, strict=True))
 
 
 def named_items(
@@ -132,15 +142,15 @@ def named_items(
 
     items: dict[str, list[str]] = {}
     for user, item in held_out:
-        if user in texts and titles.get(item):
+        if user in texts and normal_titles(titles.get(item, "")):
             items.setdefault(user, []).append(item)
     if not items:
         raise DataError(f"no user of the texts has a {part} item with a title; are they of this dataset and protocol?")
     padded = {user: f" {normal(texts[user])} " for user in items}
-    names = {item: f" {normal_title(titles[item])} " for own in items.values() for item in own}
+    names = {item: [f" {t} " for t in normal_titles(titles[item])] for own in items.values() for item in own}
 
     def named(user: str, of: Sequence[str]) -> list[str]:
-        return [item for item in of if names[item].strip() and names[item] in padded[user]]
+        return [item for item in of if any(name in padded[user] for name in names[item])]
 
     found = {user: hits for user, own in items.items() if (hits := named(user, own))}
     pool, rng = [item for own in items.values() for item in own], np.random.default_rng(seed)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from encoding_fakes import endpoint
 from synthetic import SMALL_SASREC, cycle_settings, write_cycle
 
+from recbole_llm.augment.prompts import read_prompt
 from recbole_llm.cli.dispatch import main
 from recbole_llm.experiment import run
 from recbole_llm.experiment.data import build_data
@@ -61,8 +63,8 @@ def test_items(folder, server, tmp_path, capsys):
                 "--dry-run",
                 "--feature",
                 "content",
-                "--store",
-                str(tmp_path / "s"),
+                "--out",
+                str(tmp_path),
                 "--api-base",
                 server.base,
             ]
@@ -118,13 +120,38 @@ class TestEdges:
         assert all(edge["liked"] != edge["disliked"] for edge in found)
         assert f"{facts['counts']['outside']} outside" in capsys.readouterr().out
 
+    def test_a_run_on_something_else(self, folder, tmp_path, checkpoint, capsys):
+        arguments = [
+            "--kind",
+            "edges",
+            "--checkpoint",
+            checkpoint,
+            "--model",
+            "m",
+            "--api-base",
+            "http://localhost:9/v1",
+        ]
+        assert augment(folder, *arguments, "--protocol=rs-full") == 2
+        assert "is a run on protocol loo-full, not rs-full" in capsys.readouterr().err
+
+    def test_numbers_may_be_written_as_fractions(self, folder, server, tmp_path, checkpoint):
+        server.chat = lambda messages: '{"liked": 1.0, "disliked": 2.0}'
+        arguments = ["--kind", "edges", "--checkpoint", checkpoint, "--candidates", "4", "--model", "m"]
+        assert augment(folder, *arguments, "--api-base", server.base, "--out", tmp_path) == 0
+        assert len(lines(tmp_path / "cycle.edges.jsonl")) == 30
+
     def test_by_text_alone(self, folder, tmp_path, checkpoint):
         arguments = ["--kind", "edges", "--checkpoint", checkpoint, "--candidates", "4"]
         assert augment(folder, *arguments, "--proposer", "embedding", "--feature", "absent", "--out", tmp_path) == 2
         from recbole_llm.augment.subjects import embedding_edges
 
         rows = {"a": np.array([1.0, 0.0]), "b": np.array([0.8, 0.6]), "c": np.array([0.0, 1.0])}
-        edges = list(embedding_edges({"u": ["a"], "v": []}, {"u": ["c", "b", "x"], "v": ["b", "c"]}, rows))
+        rows |= {"d": rows["c"]}
+        histories, candidates = (
+            {"u": ["a"], "v": [], "w": ["a"]},
+            {"u": ["c", "b", "x"], "v": ["b", "c"], "w": ["c", "d"]},
+        )
+        edges = list(embedding_edges(histories, candidates, rows))  # equal texts do not tell
         assert edges == [{"user_id": "u", "liked": "b", "disliked": "c"}]
 
 
@@ -146,11 +173,47 @@ def test_a_budget_ends_it_and_the_ledger_goes_on(folder, server, tmp_path, capsy
     assert augment(folder, *arguments, *prices, "--budget", "1.5") == 1
     first = len(server.bodies)
     assert 0 < first < 30 and "with a larger one goes on from here" in capsys.readouterr().err
-    assert augment(folder, *arguments, "--replay") == 0 and len(server.bodies) == first
-    assert first <= len(lines(tmp_path / "cycle.user_profile.jsonl")) < 30  # users of one history share an answer
+    offline = ["--kind", "user_profile", "--model", "m", "--out", tmp_path, "--replay"]
+    assert augment(folder, *offline) == 1 and len(server.bodies) == first  # some are missing
+    assert not (tmp_path / "cycle.user_profile.jsonl").exists()
+    assert (
+        first <= len(lines(tmp_path / "cycle.user_profile.partial.jsonl")) < 30
+    )  # users of one history share an answer
     assert augment(folder, *arguments, *prices, "--budget", "100") == 0
     assert len(lines(tmp_path / "cycle.user_profile.jsonl")) == 30
     assert len(server.bodies) > first and set(server.texts.values()) == {1}
+    whole = (tmp_path / "cycle.user_profile.jsonl").read_bytes()
+    assert augment(folder, *offline) == 0 and (tmp_path / "cycle.user_profile.jsonl").read_bytes() == whole
+    assert augment(folder, *offline, "--ledger", tmp_path / "typo") == 2 and not (tmp_path / "typo").exists()
+    assert augment(folder, *arguments, "--limit", "3") == 0
+    assert (tmp_path / "cycle.user_profile.jsonl").read_bytes() == whole
+
+
+def test_an_endpoint_that_fails_leaves_what_has_come_back(folder, server, tmp_path, capsys):
+    server.chat = lambda messages: json.dumps({"profile": "a taste"})
+    server.faults = [None, 400, None, 401]
+    arguments = ["--kind", "user_profile", "--model", "m", "--api-base", server.base, "--out", tmp_path]
+    assert augment(folder, *arguments, "--requests", "1") == 2
+    assert "does not answer" in capsys.readouterr().err
+    counts = json.loads((tmp_path / "cycle.user_profile.partial.meta.json").read_text())["counts"]
+    assert counts["refused"] == 1 and counts["answered"] >= 2 and counts["unasked"] > 0
+    assert augment(folder, *arguments) == 0 and len(lines(tmp_path / "cycle.user_profile.jsonl")) == 30
+
+
+def test_columns_of_a_user_are_sent_where_a_template_names_them(folder, server, tmp_path):
+    (folder / "cycle" / "cycle.user").write_text(
+        "user_id:token\tage:token\tname:token\n" + "".join(f"u{k}\t{20 + k}\tName{k}\n" for k in range(30))
+    )
+    prompt = read_prompt("user_profile")
+    mine = {"version": 2, "system": prompt.system, "user": "Aged {age}:\n{history}", "schema": dict(prompt.schema)}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    server.chat = lambda messages: json.dumps({"profile": "a taste"})
+    arguments = ["--kind", "user_profile", "--model", "m", "--api-base", server.base, "--out", tmp_path, "--limit", "2"]
+    assert augment(folder, *arguments, "--prompt", tmp_path / "mine.yaml") == 0
+    asked = [body["messages"][1]["content"] for body in server.bodies]
+    assert sorted(text.split("\n")[0] for text in asked) == ["Aged 20:", "Aged 21:"] and "Name" not in "".join(asked)
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(mine | {"user": "{agee}"}))
+    assert augment(folder, *arguments, "--prompt", tmp_path / "wrong.yaml") == 2
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from PIL import Image
 from recbole_llm.cli.dispatch import main
 from recbole_llm.data.feature_file import read_feature
 from recbole_llm.encoding import choose
+from recbole_llm.encoding.endpoint import EndpointEncoder
 
 ITEMS = "item_id:token\ttitle:token_seq\tgenres:token_seq\n1\tToy Story\tComedy\n2\tHeat\tCrime\n3\t\t\n"
 INTER = "user_id:token\titem_id:token\n" + "".join(f"u{k}\t{item}\n" for k, item in enumerate("1112234"))
@@ -80,6 +81,30 @@ def test_user_columns(shop, encoder):
     assert read_feature(shop / "shop.age.safetensors")[0] == ["u0", "u1"]
 
 
+def test_columns_of_users_are_about_users_whatever_they_are_called(shop, monkeypatch):
+    (shop / "shop.user").write_text("uid:token\tbio:token\nu0\tsecret\n")
+    sent = []
+    monkeypatch.setattr(EndpointEncoder, "encode", lambda self, contents: sent.append(contents))
+    elsewhere = ["--encoder", "m", "--api-base", "https://api.example.com/v1"]
+    assert encode("--feature", "bio", "--side", "user", "--from", "bio", *elsewhere) == 2
+    assert encode("--feature", "bio", "--side", "user", "--from", "bio", *elsewhere, "--allow-upload") == 2
+    assert sent == []  # the second one: the interactions know no uid, which is seen before anything is sent
+
+
+def test_fields_that_nobody_filled_are_left_out(shop, encoder):
+    rows = [{"item_id": "1", "content": "x", "theme": ""}, {"item_id": "2", "content": "y", "theme": ""}]
+    Path("texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert encode("--texts", "texts.jsonl") == 0 and encode("--texts", "texts.jsonl", "--feature", "theme") == 2
+    assert [path.name for path in shop.glob("*.safetensors")] == ["shop.content.safetensors"]
+
+
+def test_a_dataset_that_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("texts.jsonl").write_text('{"item_id": "1", "a": "x"}\n')
+    assert main(["encode", "--dataset", "shopp", "--texts", "texts.jsonl"]) == 2
+    assert "there is no folder dataset/shopp" in capsys.readouterr().err
+
+
 def test_images_and_broken_ones(shop, encoder, capsys):
     folder = Path("posters")
     folder.mkdir()
@@ -95,7 +120,7 @@ def test_images_and_broken_ones(shop, encoder, capsys):
 
 def test_dry_run(shop, encoder, capsys):
     assert encode("--feature", "text", "--from", "title,genres", "--dry-run", "--price", "2000000") == 0
-    assert not (shop / "shop.text.safetensors").exists()
+    assert {path.name for path in shop.iterdir()} == {"shop.item", "shop.inter", "shop.user"}
     line = capsys.readouterr().out
     # 17 and 11 characters are 5 and 3 tokens by the rule of thumb
     assert line.startswith("text: 2 rows, 2 distinct, 2 to encode, 8 tokens, about 16.0000 USD, about 0 s")

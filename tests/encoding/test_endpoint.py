@@ -63,6 +63,21 @@ def test_a_lasting_fault_is_one_sentence(server, faults, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_text_that_is_too_long_is_named(server):
+    server.longest = 20
+    assert encoder_of(server).encode(TEXTS).shape == (3, 4)
+    with pytest.raises(EndpointError, match="it is about the text 'a text that is longer than others'"):
+        encoder_of(server).encode([*TEXTS, "a text that is longer than others"])
+
+
+def test_a_gateway_that_repeats_the_key(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    server.faults = [401]
+    with pytest.raises(EndpointError, match="Bearer <key>") as caught:
+        encoder_of(server).encode(TEXTS)
+    assert "sk-secret" not in str(caught.value)
+
+
 def test_what_a_broken_off_run_has_paid_for_is_not_asked_again(server, tmp_path):
     texts = {f"t{k}": f"text number {k}" for k in range(40)}
     server.faults = [None, None, None, 401]
@@ -93,6 +108,10 @@ class TestWhatMayLeave:
         assert not is_local("https://api.example.com/v1") and not is_local("http://localhost.example.com")
         with pytest.raises(ConfigError, match="is no address"):
             EndpointEncoder("small", "api.example.com/v1")
+        for secret in ("https://me:secret@host/v1", "https://host/v1?key=secret"):
+            with pytest.raises(ConfigError, match="takes an address alone") as caught:
+                EndpointEncoder("small", secret)
+            assert "secret" not in str(caught.value)
 
     def test_texts_about_users_only_when_told(self):
         options = Options("small", "https://api.example.com/v1")

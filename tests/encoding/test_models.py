@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recbole_llm.cli import main
+from recbole_llm.data.feature_file import read_feature
 from recbole_llm.encoding.choose import Options, make_encoder
 from recbole_llm.encoding.find import find_model
 from recbole_llm.errors import ConfigError, MissingDependencyError
@@ -90,7 +92,7 @@ def pictures(tmp_path):
     rng = np.random.default_rng(0)
     motif = Image.fromarray(rng.integers(0, 256, (48, 40, 3), dtype=np.uint8))
     motif.save(tmp_path / "rgb.png")
-    motif.convert("RGBA").save(tmp_path / "rgba.png")
+    motif.convert("RGBA").save(tmp_path / "rgba.png")  # opaque
     turned = Image.Exif()
     turned[0x0112] = 6  # shown by a quarter turn to the right
     motif.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=turned)
@@ -122,6 +124,16 @@ class TestClip:
                 pooled = model.text_model(**words).pooler_output
                 expected = torch.nn.functional.normalize(model.text_projection(pooled), dim=-1)[0]
             np.testing.assert_allclose(row, expected.numpy(), atol=1e-5)
+
+    def test_from_a_folder_of_images_to_a_feature_file(self, clip, pictures, tmp_path, capsys):
+        (tmp_path / "broken.jpg").write_bytes(b"no image")
+        out = tmp_path / "out"
+        arguments = ["--dataset", "shop", "--feature", "poster", "--images", str(tmp_path), "--encoder", str(clip)]
+        assert main(["encode", *arguments, "--out", str(out), "--quiet"]) == 0
+        tokens, rows, metadata = read_feature(out / "shop.poster.safetensors")
+        assert set(tokens) == set(pictures) and rows.shape == (4, 8) and metadata["pooling"].startswith("image tower")
+        shown = capsys.readouterr().out
+        assert "poster: 4 encoded" in shown and "1 images cannot be read and have no row (broken: no image" in shown
 
     def test_the_towers_are_two_encoders(self, clip):
         image, text = (make_encoder(Options(str(clip)), kind, about_users=False).identity for kind in ("image", "text"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recbole_llm.encoding.sources import column_texts, image_files, line_texts, split_broken
+from recbole_llm.encoding.sources import column_texts, image_files, line_texts, split_broken, upright
 from recbole_llm.errors import ConfigError, DataError
 
 ITEMS = (
@@ -51,6 +51,13 @@ class TestColumns:
         with pytest.raises(ConfigError, match="--template: "):
             column_texts(items, template="{title")
 
+    def test_the_id_column_need_not_be_the_first(self, tmp_path):
+        path = tmp_path / "d.user"
+        path.write_text("age:token\tuser_id:token\n24\tu1\n24\tu2\n")
+        assert column_texts(path, ["age"], id_field="user_id") == ("user_id", {"u1": "24", "u2": "24"})
+        with pytest.raises(DataError, match="age '24' has two lines"):
+            column_texts(path, ["user_id"], id_field="item_id")
+
     def test_no_file(self, tmp_path):
         with pytest.raises(DataError, match="d.user does not exist"):
             column_texts(tmp_path / "d.user", ["age"])
@@ -72,6 +79,7 @@ class TestLines:
             ([{"item_id": 1, "a": "x"}, {"user_id": 2}], DataError, "line 2 has no item_id"),
             ([{"item_id": 1, "a": "x"}, {"item_id": "1"}], DataError, "line 2 is the second of item_id '1'"),
             ([], DataError, "holds no line"),
+            ([{"item_id": 1, "user_id": 2, "a": "x"}], DataError, "line 1 has item_id and user_id"),
             ([{"item_id": 1, "b": "x"}], ConfigError, "no text field 'a'; choose from: b"),
         ],
     )
@@ -106,6 +114,23 @@ class TestImages:
         good, broken = split_broken(image_files(tmp_path))
         assert list(good) == ["whole"] and set(broken) == {"cut", "empty", "text"}
         assert "truncated" in broken["cut"] and broken["text"] == "no image that is known"
+
+    def test_a_damaged_note_of_the_camera_costs_the_note(self, tmp_path):
+        image = Image.fromarray(np.full((8, 8, 3), 90, dtype=np.uint8))
+        orientation = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\xff\xff"  # of type short: turned, and then cut off
+        exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x02" + orientation + b"\x01\x1a\x00\x05"
+        image.save(tmp_path / "a.jpg", exif=exif)
+        good, broken = split_broken(image_files(tmp_path))
+        assert list(good) == ["a"] and broken == {} and upright(good["a"]).size == (8, 8)
+
+    def test_depth_and_transparency(self, tmp_path):
+        deep = np.array([[0, 32768], [65535, 16384]], dtype=np.uint16)
+        Image.fromarray(deep).save(tmp_path / "deep.png")
+        assert np.asarray(upright(tmp_path / "deep.png"))[..., 0].tolist() == [[0, 127], [255, 63]]
+        glass = np.zeros((2, 2, 4), dtype=np.uint8)
+        glass[0, 0] = (10, 20, 30, 255)
+        Image.fromarray(glass).save(tmp_path / "glass.png")
+        assert np.asarray(upright(tmp_path / "glass.png")).tolist() == [[[10, 20, 30], [255] * 3], [[255] * 3] * 2]
 
     def test_two_of_one_token_and_none(self, tmp_path):
         with pytest.raises(DataError, match="has no images"):

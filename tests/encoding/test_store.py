@@ -1,5 +1,6 @@
 """The store of encoded rows: what is put comes back, whoever else writes."""
 
+import sqlite3
 import subprocess
 import sys
 
@@ -68,6 +69,13 @@ def test_two_processes_write_to_one_store(tmp_path):
     with RowStore(path) as store:
         found = store.get(keys)
     assert [found[key].tolist() for key in keys] == [[k, k + 0.5] for k in range(600)]
+
+
+def test_another_database_is_no_store(tmp_path):
+    with sqlite3.connect(tmp_path / "other") as other:
+        other.execute("CREATE TABLE rows (a TEXT)")
+    with pytest.raises(DataError, match="is no store of encoded rows"):
+        RowStore(tmp_path / "other")
 
 
 def test_what_is_no_store_is_named(tmp_path):

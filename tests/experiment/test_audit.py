@@ -7,7 +7,7 @@ import pytest
 
 from recbole_llm.cli import main
 from recbole_llm.errors import DataError
-from recbole_llm.experiment.audit import named_items, normal, normal_title, read_user_texts
+from recbole_llm.experiment.audit import named_items, normal, normal_titles, read_user_texts
 
 TITLES = {f"i{k}": f"The {word} of {k}" for k, word in enumerate(["Song", "House", "Fall", "Rise"] * 25)}
 
@@ -18,11 +18,18 @@ TITLES = {f"i{k}": f"The {word} of {k}" for k, word in enumerate(["Song", "House
         ("Net, The", "I liked the net."),
         ("Amélie (2001)", "AMELIE, of course"),
         ("Cité des enfants perdus, La (City of Lost Children, The)", "la cite des enfants perdus!"),
+        ("Cité des enfants perdus, La (City of Lost Children, The)", "The City of Lost Children"),
         ("101 Dalmatians", "both 101 Dalmatians films"),
+        ("七人の侍", "a taste for 「七人の侍」 and others"),
+        ("Брат (1997)", "Любит «Брат»."),
     ],
 )
 def test_titles_as_a_sentence_has_them(title, sentence):
-    assert normal_title(title) in normal(sentence)
+    assert any(f" {name} " in f" {normal(sentence)} " for name in normal_titles(title))
+
+
+def test_what_is_no_title():
+    assert normal_titles("Heat (1995)") == ("heat",) and normal_titles("(1995)") == () and normal_titles("?!") == ()
 
 
 def histories(seed: int):
@@ -73,6 +80,8 @@ class TestFiles:
     def test_both_forms(self, tmp_path):
         (tmp_path / "a.json").write_text('{"7": "likes x", "8": {"taste": "y"}}')
         assert read_user_texts(tmp_path / "a.json") == {"7": "likes x", "8": '{"taste": "y"}'}
+        (tmp_path / "two.jsonl").write_text('{"user_id": 7, "a": "x"}\n{"user_id": 7, "a": ["Amélie", null]}\n')
+        assert read_user_texts(tmp_path / "two.jsonl", "a") == {"7": 'x ["Amélie", null]'}
         (tmp_path / "b.jsonl").write_text('{"user_id": 7, "a": "x", "b": "y"}\n\n{"user_id": "8", "a": "z", "b": ""}\n')
         assert read_user_texts(tmp_path / "b.jsonl") == {"7": "x y", "8": "z "}
         assert read_user_texts(tmp_path / "b.jsonl", "a") == {"7": "x", "8": "z"}
