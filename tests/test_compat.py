@@ -191,6 +191,7 @@ def test_import_is_light_and_require_recbole_imports_nothing_heavy():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_no_optional_package_is_imported_and_no_library_is_changed():
     code = """
 import sys

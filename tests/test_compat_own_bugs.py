@@ -16,6 +16,7 @@ PATCHES = {patch.name: patch for patch in compat.patches()}
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("patched", "anomaly_detection"), [(False, "True"), (True, "False")])
+@pytest.mark.slow
 def test_sequential_models_do_not_leave_anomaly_detection_on(patched, anomaly_detection):
     """In a process of its own: the mode is global, and importing happens once."""
     script = f"""

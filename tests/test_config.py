@@ -361,6 +361,7 @@ class TestRecord:
         assert config_hash(seeded, ignore=["seed"]) == config_hash(build(data_path), ignore=["seed"])
 
     @pytest.mark.slow
+    @pytest.mark.slow
     def test_hash_is_the_same_in_another_process(self, data_path):
         call = f"build_config('BPR', 'tiny', cli=['--data_path={data_path}'])"
         code = f"from recbole_llm.config import build_config, config_hash; print(config_hash({call}))"

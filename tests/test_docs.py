@@ -241,6 +241,7 @@ def test_readme_keeps_the_place_of_the_results():
     assert all("| ---" in content or "| :---" in content for content in kept.values())
 
 
+@pytest.mark.slow
 def test_the_results_are_those_of_the_kept_records():
     """No number in the documents but from a record: the tables come out again, to the letter."""
     results = ROOT / "benchmarks" / "results"

@@ -122,6 +122,7 @@ class TestNeeds:
             build_config("S3Rec", "ml-100k", cli=["--train_stage=finetune"])
 
     @pytest.mark.slow
+    @pytest.mark.slow
     def test_every_built_in_model_configures(self):
         """All but those that need a package or a file that does not come with RecBole."""
         for name, (family, _) in recbole_models().items():

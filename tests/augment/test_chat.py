@@ -66,6 +66,7 @@ def test_a_passing_fault_is_asked_again(server, ledger, fault):
     ("faults", "message"),
     [([401] * 9, "401"), ([500] * 9, "500"), (["slow"] * 9, "timed out"), (["no json"] * 9, "chat protocol")],
 )
+@pytest.mark.slow
 def test_a_lasting_fault_is_one_sentence_without_the_key(server, ledger, faults, message, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     server.faults = list(faults)

@@ -42,6 +42,7 @@ def test_align_matches_by_token_and_ignores_unknown_tokens(dtype: type):
 
 @settings(deadline=None)
 @given(st.data())
+@pytest.mark.slow
 def test_align_after_shuffle_is_align(data: st.DataObject):
     tokens = data.draw(st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=20, unique=True))
     rows = {token: [float(row), -float(row)] for row, token in enumerate(tokens)}

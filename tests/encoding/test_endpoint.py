@@ -56,6 +56,7 @@ def test_a_passing_fault_is_asked_again(server, fault):
         (["no json"] * 9, "not with one embedding for each text"),
     ],
 )
+@pytest.mark.slow
 def test_a_lasting_fault_is_one_sentence(server, faults, message):
     server.faults = list(faults)
     with pytest.raises(EndpointError, match=message) as caught:

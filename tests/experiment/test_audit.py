@@ -100,6 +100,7 @@ class TestFiles:
             read_user_texts(tmp_path / "x", "b")
 
 
+@pytest.mark.slow
 def test_profiles_written_from_whole_histories_are_caught(shared_data, capsys):
     """UR4Rec's published preferences of ml-100k: a seventh of the users have their very last film named."""
     file = shared_data / "ml-100k-text" / "ur4rec_user_preferences.json"
