@@ -12,6 +12,8 @@ from recbole_llm.augment.prompts import Prompt, read_prompt
 from recbole_llm.encoding.endpoint import EndpointError
 from recbole_llm.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 PROMPT = Prompt("count", 3, "You count.", "Count to {n}.", SCHEMA, max_tokens=50, placeholders=("n",))
 

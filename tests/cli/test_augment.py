@@ -14,6 +14,8 @@ from recbole_llm.cli.dispatch import main
 from recbole_llm.experiment import run
 from recbole_llm.experiment.data import build_data
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(monkeypatch):

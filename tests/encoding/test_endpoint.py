@@ -10,6 +10,8 @@ from recbole_llm.encoding.rows import encode_rows, make_plan
 from recbole_llm.encoding.store import RowStore
 from recbole_llm.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a short one", "another", "a third"]
 
 
