@@ -8,7 +8,6 @@ to an empty store each time. ``again_s`` is the whole command ``recbole-llm enco
 the interpreter to the written file, when the store has every row.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -107,12 +106,7 @@ def run(n: int, repeats: int) -> dict:
 
 def main() -> None:
     """Parse the command line, measure, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help=f"all 1,682 films instead of {FEW}")
-    parser.add_argument("--repeats", type=int, default=5, help="measured rounds after one warm-up; default: 5")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--out", type=Path, help="write the record to this file too")
-    args = parser.parse_args()
+    args = measured.arguments(__doc__, f"all 1,682 films instead of {FEW}")
     record = run(1682 if args.full else FEW, args.repeats)
     print(f"{record['rows']} texts: sentence_transformers {record['plain_s']:.2f} s, ours {record['ours_s']:.2f} s")
     print(f"ratio {record['ratio']:.3f}, least cosine {record['min_cosine']:.6f}")

@@ -11,7 +11,6 @@ turn, medians. Times are of the whole evaluation, scoring included; memory is th
 over their value before the first evaluation.
 """
 
-import argparse
 import gzip
 import shutil
 import statistics
@@ -185,12 +184,7 @@ def run(repeats: int, full: bool) -> dict:
 
 def main() -> None:
     """Parse the command line, measure, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="also 20,000 users x 100,000 items")
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds after one warm-up; default: 5")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--out", type=Path, help="write the record to this file too")
-    args = parser.parse_args()
+    args = measured.arguments(__doc__, "also 20,000 users x 100,000 items")
     record = run(args.repeats, args.full)
     print(f"{'ml-1m, full ranking':<30}{'seconds':>10}{'extra MiB':>12}")
     for side, name in SIDES.items():

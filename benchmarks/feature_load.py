@@ -16,7 +16,6 @@ file is not among them), polled from outside every 2 ms, over its value just bef
 float32 matrix.
 """
 
-import argparse
 import shutil
 import statistics
 import tempfile
@@ -159,12 +158,7 @@ def print_table(record: dict) -> None:
 
 def main() -> None:
     """Parse the command line, measure, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="20,000 x 1,536 instead of 2,500 x 512")
-    parser.add_argument("--repeats", type=int, default=5, help="measured rounds after one warm-up; default: 5")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--out", type=Path, help="write the record to this file too")
-    args = parser.parse_args()
+    args = measured.arguments(__doc__, "20,000 x 1,536 instead of 2,500 x 512")
     record = run(*((20_000, 1536) if args.full else (2_500, 512)), args.repeats)
     print_table(record)
     measured.finish(record, args.out, args.json)

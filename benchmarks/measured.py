@@ -1,5 +1,6 @@
 """What the benchmarks share: one side in a process of its own, asked to work, its memory watched from outside."""
 
+import argparse
 import json
 import os
 import platform
@@ -37,9 +38,11 @@ class Side:
                 return self
         raise SystemExit(f"the side '{self.name}' ended with code {self._process.wait()} before it was ready")
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         self._process.stdin.close()
-        self._process.wait()
+        code = self._process.wait()
+        if code and kind is None:  # a side may check what it made after the last answer
+            raise SystemExit(f"the side '{self.name}' ended with code {code}")
 
     def ask(self) -> dict:
         """One piece of work: what it answers, and ``peak_bytes``, the peak of anonymous resident memory over rest."""
@@ -87,6 +90,16 @@ def rss_anon(pid: int) -> int:
 def machine() -> str:
     """What a record says of where it was measured."""
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def arguments(description: str, full: str) -> argparse.Namespace:
+    """The options that every benchmark of two sides takes. full: what --full measures."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help=full)
+    parser.add_argument("--repeats", type=int, default=5, help="measured rounds after one warm-up; default: 5")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument("--out", type=Path, help="write the record to this file too")
+    return parser.parse_args()
 
 
 def finish(record: dict, out: Path | None, as_json: bool) -> None:
