@@ -1,6 +1,6 @@
 """Encoding the content texts of ml-100k's films: sentence_transformers' own encode() against ours with its store.
 
-    python benchmarks/encode.py                  # 300 of the films, within a minute
+    python benchmarks/encode.py                  # 150 of the films, within a minute
     python benchmarks/encode.py --full --out benchmarks/results/encode.json      # all 1,682
 
 Each side lives in a process of its own with the model loaded; they work in turn, medians after a warm-up. Ours writes
@@ -22,7 +22,7 @@ import measured
 import numpy as np
 
 TEXTS = measured.REPOSITORY / "dataset_atomic" / "ml-100k" / "item_facets.jsonl"
-FEW = 300
+FEW = 150
 
 
 def texts_of(n: int) -> dict[str, str]:
