@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.errors import ConfigError
+from recbole_llm.model.content import feature_of, joined_features
 from recbole_llm.model.layers import whiten
 
 MODALITIES = {"user": "user_facets", "description": "item_facets", "visual": "visual_facets"}
@@ -23,7 +24,7 @@ def modalities(config, dataset) -> tuple[dict[str, list[tuple[Tensor, Tensor]]],
         names = _names(config, modality)
         if not names:
             continue
-        parts = [_feature(dataset, name) for name in names]
+        parts = [feature_of(dataset, name) for name in names]
         if config["moe"] == "flat":
             parts = [(np.concatenate([x for x, _ in parts], 1), np.any([p for _, p in parts], 0))]
             names = [modality]
@@ -55,22 +56,9 @@ def modalities(config, dataset) -> tuple[dict[str, list[tuple[Tensor, Tensor]]],
 def item_text(config, dataset) -> tuple[Tensor, Tensor]:
     """Whitened concatenation of all facets of all modalities: unit rows [N, F'] float32, and present [N] bool."""
     names = dict.fromkeys(name for modality in MODALITIES for name in _names(config, modality))
-    parts = [_feature(dataset, name) for name in names]
-    present = np.any([p for _, p in parts], 0)
-    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x, _ in parts]
-    text = whiten(np.concatenate(unit, 1), present, "pca", config["item_text_dim"] or 128)
-    return torch.from_numpy(text), torch.from_numpy(present)
+    return joined_features(dataset, list(names), "pca", config["item_text_dim"] or 128)
 
 
 def _names(config, modality: str) -> list[str]:
     off = modality == "visual" and not config["use_clip"]
     return [] if off else config[MODALITIES[modality]] or []
-
-
-def _feature(dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
-    if name not in dataset.features:
-        raise ConfigError(
-            f"feature '{name}' is not loaded; the dataset offers {', '.join(sorted(dataset.features)) or 'none'}: "
-            "add it under features or change the facets of the model"
-        )
-    return dataset.features[name].matrix, dataset.features[name].present
