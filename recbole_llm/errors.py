@@ -28,6 +28,10 @@ class CheckpointError(RecBoleLLMError):
     """A checkpoint is missing, truncated or belongs to another model, split or feature table."""
 
 
+class SplitMismatchError(DataError):
+    """Something made from the training rows of one split is used under another, where it may know held-out rows."""
+
+
 class MissingDependencyError(RecBoleLLMError):
     """A package that this command needs is not installed; the message names the pip command."""
 

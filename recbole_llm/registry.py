@@ -39,6 +39,9 @@ class ModelSpec:
     closed_form: bool = False
 
 
+# RecBole's models that fast_graph speeds up: the same model over our sparse products
+FAST_GRAPH = {name: f"recbole_llm.model.general.fast_graph:{name}" for name in ("LightGCN", "SGL")}
+
 _CHUNKS = "recbole_llm.data.chunks:ChunkLoader"
 
 MODELS: dict[str, ModelSpec] = {
@@ -127,10 +130,11 @@ def model_spec(name: str) -> ModelSpec | None:
     return MODELS.get(name)
 
 
-def modules_of(name: str) -> list[str]:
-    """Modules that the table names for a model of this project; none for RecBole's models."""
+def modules_of(name: str, fast_graph: bool = False) -> list[str]:
+    """Modules that the tables name for a model of this project; for RecBole's models those of ``fast_graph``."""
     spec = model_spec(name)
-    return [] if spec is None else [path.partition(":")[0] for path in (spec.model, spec.loader) if path]
+    paths = [FAST_GRAPH.get(name) if fast_graph else None] if spec is None else [spec.model, spec.loader]
+    return [path.partition(":")[0] for path in paths if path]
 
 
 def import_attribute(path: str) -> Any:
@@ -146,16 +150,23 @@ def check_model_name(name: str) -> None:
         raise ConfigError(f"unknown model '{name}'{hint}")
 
 
-def resolve_model(name: str) -> type:
+def resolve_model(name: str, fast_graph: bool = False) -> type:
     """Class of a model by its name: this project's first, then RecBole's.
 
+    Args:
+        fast_graph: RecBole's model with the sparse products of model/graph.py.
     Raises:
-        ConfigError: if neither has the name.
+        ConfigError: if neither has the name, or fast_graph does not serve it.
         MissingDependencyError: if the model needs a package that is not installed.
     """
     check_model_name(name)
+    if fast_graph and name not in FAST_GRAPH:
+        raise ConfigError(f"fast_graph serves {' and '.join(FAST_GRAPH)}, not {name}; set fast_graph to false")
     if name in MODELS:
         path = MODELS[name].model
+    elif fast_graph:
+        compat.apply()
+        path = FAST_GRAPH[name]
     else:
         compat.apply()
         path = f"{recbole_models()[name][1]}:{name}"
@@ -236,9 +247,16 @@ def check_runnable(model_class: type, settings: Mapping[str, Any]) -> None:
     """Refuse configurations of built-in models that could only fail late.
 
     Raises:
-        ConfigError: for a fine-tuning stage without the file of the stage before it.
+        ConfigError: for a fine-tuning stage without the file of the stage before it, or fast_graph of a model that has
+            none.
     """
     name = model_class.__name__
+    if settings.get("fast_graph"):
+        resolve_model(name, fast_graph=True)
+        if name == "SGL" and settings.get("type") == "RW":
+            raise ConfigError(
+                "fast_graph serves SGL with one graph a view: set type to ED or ND, or fast_graph to false"
+            )
     if name in _STAGE_BY_STAGE and settings.get("train_stage") == "finetune" and not settings.get("pre_model_path"):
         raise ConfigError(f"{name} with train_stage 'finetune' starts from a pretrained file: set pre_model_path")
 

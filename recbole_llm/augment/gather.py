@@ -16,7 +16,7 @@ from recbole_llm.data.atomic import read_atomic
 from recbole_llm.errors import CheckpointError, ConfigError, FeatureError
 from recbole_llm.experiment import load
 from recbole_llm.experiment.audit import TITLES, item_titles
-from recbole_llm.experiment.data import build_data, eval_data
+from recbole_llm.experiment.data import build_data, eval_data, named_features
 from recbole_llm.trainer.eval_data import EvalData
 
 _USERS_AT_ONCE = 512
@@ -59,14 +59,11 @@ class Gathered:
         """Item -> embedding of length 1.
 
         Raises:
-            FeatureError: when the dataset has no such item feature.
+            ConfigError: when the dataset offers no such feature. FeatureError: when it is one of users.
         """
-        if name not in self.data.features:
-            there = ", ".join(sorted(self.data.features)) or "none"
-            raise FeatureError(
-                f"the dataset has no feature '{name}' loaded (there are: {there}); add it under features"
-            )
-        feature = self.data.features[name]
+        feature = named_features(self.data.config, self.data, [name])[name]
+        if feature.side != "item":
+            raise FeatureError(f"feature '{name}' is one of {feature.side}s; name a text feature of items")
         tokens = self.data.base.field2id_token[self.data.base.iid_field]
         unit = feature.matrix / np.maximum(np.linalg.norm(feature.matrix, axis=1, keepdims=True), 1e-12)
         return {str(tokens[k]): unit[k] for k in np.flatnonzero(feature.present)}

@@ -1,17 +1,15 @@
-"""Asks about many subjects at once, and writes what came back with where it came from."""
+"""Asks about many subjects at once."""
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from recbole_llm.augment.chat import BadAnswerError, BudgetSpentError, Chat, NotInLedgerError
 from recbole_llm.augment.prompts import Prompt
 from recbole_llm.augment.subjects import OUTSIDE, Subject
-from recbole_llm.data.files import atomic_writer
 from recbole_llm.encoding.endpoint import EndpointError, RefusedError
 
 
@@ -21,7 +19,8 @@ class Answers:
 
     Attributes:
         records: of the answered subjects, in the order of these. counts: answered, malformed (no usable answer),
-            outside (the last answer named no candidate), refused (by the endpoint, for what is in the question),
+            outside (the last answer named no candidate), outside_replies (answers of that kind, those that were asked
+            again among them), refused (by the endpoint, for what is in the question),
             missing (a replay's ledger has none), unasked (it stopped before).
         stopped: why it ended early; "" otherwise. error: of the endpoint, where that ended it.
     """
@@ -48,10 +47,18 @@ def ask_all(
         requests: at a time. done: called with 1 after each subject.
     """
     found: dict[int, dict[str, Any]] = {}
-    counts = Counter(answered=0, malformed=0, outside=0, refused=0, missing=0, unasked=0)
+    counts = Counter(answered=0, malformed=0, outside=0, outside_replies=0, refused=0, missing=0, unasked=0)
+    outside: list[int] = []  # appending is safe from several threads, counting is not
+
+    def checked(k: int, answer: dict[str, Any]) -> str | None:
+        reason = subjects[k].check(answer)
+        if reason and OUTSIDE in reason:
+            outside.append(k)
+        return reason
+
     stopped, failed = "", None
     with ThreadPoolExecutor(requests) as pool:
-        tasks = {pool.submit(chat.ask, prompt, s.values, s.check): k for k, s in enumerate(subjects)}
+        tasks = {pool.submit(chat.ask, prompt, s.values, partial(checked, k)): k for k, s in enumerate(subjects)}
         try:
             for task in as_completed(list(tasks)):
                 k = tasks.pop(task)
@@ -75,18 +82,5 @@ def ask_all(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    counts["outside_replies"] = len(outside)
     return Answers([found[k] for k in sorted(found)], dict(counts), stopped, failed)
-
-
-def write_answers(path: Path, records: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> Path:
-    """Write JSON lines, and before them ``<name>.meta.json``: what they are and what they were made from.
-
-    Returns:
-        the file of the metadata.
-    """
-    with atomic_writer(path) as file:
-        file.writelines((json.dumps(record) + "\n").encode() for record in records)
-    beside = path.with_name(f"{path.name.removesuffix('.jsonl')}.meta.json")
-    with atomic_writer(beside) as file:
-        file.write((json.dumps(dict(metadata), indent=1, ensure_ascii=False) + "\n").encode())
-    return beside

@@ -116,7 +116,8 @@ def _by_llm(args: argparse.Namespace, gathered, prompt, path: Path) -> int:
 
     from recbole_llm.augment.chat import Chat, Terms
     from recbole_llm.augment.ledger import Ledger
-    from recbole_llm.augment.run import ask_all, write_answers
+    from recbole_llm.augment.run import ask_all
+    from recbole_llm.data.derived import write_derived
 
     terms = Terms(args.price_in, args.price_out, args.budget, replay=args.replay)
     subjects, place = list(gathered.subjects)[: args.limit], args.ledger or path.parent / LEDGER_FILE
@@ -131,7 +132,7 @@ def _by_llm(args: argparse.Namespace, gathered, prompt, path: Path) -> int:
     cost = {"tokens_in": totals.tokens_in, "tokens_out": totals.tokens_out, "usd": totals.usd}
     if not answers.complete or args.limit:  # a whole file of an earlier run stays
         path = path.with_suffix(".partial.jsonl")
-    write_answers(path, answers.records, {**gathered.facts, **made_by, "counts": answers.counts, "ledger": cost})
+    write_derived(path, answers.records, {**gathered.facts, **made_by, "counts": answers.counts, "ledger": cost})
     shown = ", ".join(f"{n} {name}" for name, n in answers.counts.items() if n or name == "answered")
     print(f"{args.kind}: {len(subjects)} asked about: {shown}; {chat.asked} requests, {chat.spent:.4f} USD now")
     print(f"wrote {path}")
@@ -143,15 +144,15 @@ def _by_llm(args: argparse.Namespace, gathered, prompt, path: Path) -> int:
 
 
 def _by_embedding(args: argparse.Namespace, gathered, path: Path) -> int:
-    from recbole_llm.augment.run import write_answers
     from recbole_llm.augment.subjects import embedding_edges
+    from recbole_llm.data.derived import write_derived
 
     rows = gathered.feature_rows(args.feature)
     users = dict(list(gathered.candidates.items())[: args.limit])
     records = list(embedding_edges(gathered.histories, users, rows))
     counts = {"answered": len(records), "texts do not tell": len(users) - len(records)}
     path = path.with_suffix(".partial.jsonl") if args.limit else path
-    write_answers(path, records, {**gathered.facts, "proposer": f"embedding of {args.feature}", "counts": counts})
+    write_derived(path, records, {**gathered.facts, "proposer": f"embedding of {args.feature}", "counts": counts})
     print(f"edges: {len(records)} users, by the text feature {args.feature} alone, no language model")
     print(f"wrote {path}")
     return 0

@@ -4,8 +4,9 @@ import argparse
 import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from recbole_llm.cli.places import feature_folder
 from recbole_llm.errors import ConfigError, DataError
@@ -30,12 +31,18 @@ needs: pip install 'recbole-llm[text]'; CLIP: 'recbole-llm[vision]'; endpoints: 
 
 @dataclass(frozen=True)
 class Feature:
-    """What one feature file is made of: token -> text or image file; ``broken``: token -> why it has no row."""
+    """What one feature file is made of.
+
+    Attributes:
+        contents: token -> text or image file. broken: token -> why it has no row. origin: what a language model made
+            the texts from, see data/derived.py.
+    """
 
     name: str
     id_field: str
     contents: Mapping[str, str | Path]
     broken: Mapping[str, str]
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,6 +133,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _features(args: argparse.Namespace) -> list[Feature]:
+    from recbole_llm.data.derived import read_origin
     from recbole_llm.encoding import sources
 
     names = [name.strip() for name in args.feature.split(",") if name.strip()]
@@ -136,7 +144,8 @@ def _features(args: argparse.Namespace) -> list[Feature]:
                 f"where do the texts of {args.dataset} come from? Say --texts, --from, --template or --images"
             )
         id_field, texts = sources.line_texts(path, names)
-        found = [Feature(name, id_field, of_token, {}) for name, of_token in texts.items()]
+        origin = read_origin(path)
+        found = [Feature(name, id_field, of_token, {}, origin) for name, of_token in texts.items()]
     else:
         if len(names) != 1:
             raise ConfigError(
@@ -198,6 +207,9 @@ def _encode(feature: Feature, encoder, store, dtype, out: Path, args: argparse.N
     hashed = {token: content_hash(c) if args.images else str(c) for token, c in feature.contents.items()}
     metadata = {key: encoder.identity[key] for key in ("encoder", "revision", "pooling")}
     metadata["image_sha256" if args.images else "text_sha256"] = texts_sha256(hashed)
+    metadata |= {
+        key: str(feature.origin[key]) for key in ("split", "protocol", "model", "prompt") if key in feature.origin
+    }
     path = out / f"{args.dataset}.{feature.name}.safetensors"
     save_feature(path, made.tokens, made.embedding, feature.id_field, metadata)
     print(f"{feature.name}: {made.new} encoded, {made.reused} from the store; {covered}")
@@ -205,6 +217,12 @@ def _encode(feature: Feature, encoder, store, dtype, out: Path, args: argparse.N
         first = "; ".join(f"{token}: {reason}" for token, reason in list(feature.broken.items())[:3])
         more = f"; and {len(feature.broken) - 3} more" if len(feature.broken) > 3 else ""
         print(f"{feature.name}: {len(feature.broken)} images cannot be read and have no row ({first}{more})")
+    if "split" in metadata:
+        print(
+            f"{feature.name}: made from the training rows of {metadata['protocol']}, and loads under this split alone"
+        )
+    elif feature.id_field == "user_id":
+        print(f"{feature.name}: nothing says which rows its texts know; check them with 'recbole-llm audit'")
     print(f"wrote {path} [{made.embedding.shape[0]}, {made.embedding.shape[1]}] {made.embedding.dtype}")
 
 

@@ -14,8 +14,7 @@ from recbole_llm.comparison.plan import Job
 from recbole_llm.comparison.record import OK, Record
 from recbole_llm.comparison.worker import blank_record, settings_of
 from recbole_llm.config import build_config
-from recbole_llm.experiment.data import build_data, eval_data, train_loader
-from recbole_llm.registry import resolve_model
+from recbole_llm.experiment.data import build_data, build_model, eval_data, train_loader
 from recbole_llm.trainer.staged import StagedTraining
 
 _BATCHES = 3
@@ -40,7 +39,7 @@ def probe(job: Job, out: Path) -> float:
     init_seed(config["seed"], config["reproducibility"])
     data = build_data(config)
     valid, loader = eval_data(config, data, "valid"), train_loader(config, data)
-    model = resolve_model(config["model"])(config, data.train).to(config["device"])
+    model = build_model(config, data)
     total = time.perf_counter() - start
     trainer_class = get_trainer(config["MODEL_TYPE"], config["model"])
     with tempfile.TemporaryDirectory() as folder:

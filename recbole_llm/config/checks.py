@@ -21,6 +21,7 @@ _BLOCKS = {
 _CHOICES = {
     "evaluator": ("recbole_llm", "recbole"),
     "placebo": ("none", "shuffle", "popularity"),
+    "candidate_items": ("all", "cold"),
 }
 # whole numbers and their least value; other numbers may be fractions
 _WHOLE_NUMBERS = {

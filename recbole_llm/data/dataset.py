@@ -111,7 +111,21 @@ class RecData:
     @cached_property
     def item_counts(self) -> np.ndarray:
         """Training interactions per item id. [n_items] int64."""
-        return np.bincount(self.item_ids[self.split.train], minlength=self.n_items)
+        return self.counts(self.base.iid_field)
+
+    def counts(self, id_field: str) -> np.ndarray:
+        """Training interactions per id of a field of the interactions. [n] int64."""
+        ids = self.base.inter_feat[id_field].to_numpy().astype(np.int64)[self.split.train]
+        return np.bincount(ids, minlength=self.base.num(id_field))
+
+    @cached_property
+    def cold_items(self) -> dict[str, np.ndarray]:
+        """part -> ids of the items that the protocol holds out whole, ascending. int64."""
+        item_id = self.base.field2token_id[self.base.iid_field]
+        return {
+            part: np.sort(np.array([item_id[token] for token in tokens], dtype=np.int64))
+            for part, tokens in self.split.cold_items.items()
+        }
 
     def subset(self, rows: np.ndarray) -> Dataset:
         """RecBole dataset of the named rows, converted (and augmented, where its class does that)."""
@@ -212,6 +226,7 @@ def load_data(config, augment: bool) -> RecData:
         seed=config["split_seed"],
         min_rating=config["min_rating"],
         min_user_inter=config["min_user_inter"],
+        cold_items=config["cold_items"] or 0.0,
     )
     if spec.order == "TO" and raw.times is None:
         raise DataError(

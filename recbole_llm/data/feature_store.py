@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_llm.data.derived import check_split
 from recbole_llm.data.feature_cache import open_text_feature
 from recbole_llm.data.feature_file import read_feature, save_feature
 from recbole_llm.errors import ConfigError, FeatureError, MissingFeatureError
@@ -22,7 +23,7 @@ __all__ = ["AlignedFeature", "FeatureTable", "load_features", "open_feature", "s
 
 PAD = "[PAD]"  # RecBole's token of id 0
 MISSING_POLICIES = ("error", "zero", "mean", "learned")
-SIDES = ("item", "user")
+SIDES = ("item", "user", "interaction")
 _SUFFIX = ".safetensors"
 _SPEC_KEYS = ("file", "side", "missing", "id_field")
 _BLOCK_ROWS = 4096  # rows converted at a time: bounds the memory beside the aligned matrix
@@ -38,7 +39,7 @@ class AlignedFeature:
         matrix: row i belongs to id i; row 0 ([PAD]) is zero. [n, F] float32.
         present: whether the file holds a row for the id; False for [PAD]. [n] bool.
         metadata: where it comes from: file, missing policy and what the file itself says (encoder, revision, ...).
-        side: ``item`` or ``user``.
+        side: ``item``, ``user`` or ``interaction``.
     """
 
     name: str
@@ -117,7 +118,7 @@ class FeatureTable:
             tokens: the dataset's tokens by id, ``dataset.field2id_token[id_field]``; the first is ``[PAD]``. [n].
             missing: what a token without a row gets. ``error``: raise; ``zero``: zeros; ``mean``: the mean of the rows
                 that the dataset uses; ``learned``: zeros, for the model to fill where ``present`` is False.
-            side: ``item`` or ``user``, for messages.
+            side: ``item``, ``user`` or ``interaction``, for messages.
         Returns:
             The aligned feature; its matrix is the only copy of the rows in memory.
         Raises:
@@ -203,27 +204,30 @@ def load_features(
     tokens_by_field: Mapping[str, Sequence[str]],
     cache_dir: Path | str | None = None,
     id_fields: Mapping[str, str] | None = None,
+    split: tuple[str, str] | None = None,
 ) -> dict[str, AlignedFeature]:
     """Open and align the features of a configuration's ``features:`` block.
 
     Args:
         specs: feature name -> its settings, or None to leave the feature out. All settings are optional: ``file`` (a
-            name in one of the folders, or a path), ``side`` (item or user), ``missing`` (error, zero, mean or learned)
-            and ``id_field`` (the file's, where the dataset calls it otherwise).
+            name in one of the folders, or a path), ``side`` (item, user or interaction), ``missing`` (error, zero, mean
+            or learned) and ``id_field`` (the file's, where the dataset calls it otherwise).
         dataset_dirs: folders to look in, first hit wins. Without ``file`` each is searched for
             ``<dataset>.<feature>.safetensors``, then ``<dataset>.<feature>``.
         dataset_name: name of the dataset.
         tokens_by_field: the dataset's tokens by id for each id field, the first of them ``[PAD]``.
         cache_dir: folder for conversions of text files.
-        id_fields: side -> the dataset's id field; RecBole's defaults ``item_id`` and ``user_id`` where left out.
+        id_fields: side -> the dataset's id field; ``item_id``, ``user_id`` and ``review_id`` where left out.
+        split: fingerprint and protocol of the split that the rows will be used under.
     Returns:
         feature name -> aligned feature, in the order of ``specs``.
     Raises:
         ConfigError: an unknown setting, side, policy or id field.
         FeatureError: a file is found nowhere or is not valid.
         MissingFeatureError: tokens have no row under ``missing: error``.
+        SplitMismatchError: the rows were made from the training rows of another split.
     """
-    fields = {"item": "item_id", "user": "user_id"} | dict(id_fields or {})
+    fields = {"item": "item_id", "user": "user_id", "interaction": "review_id"} | dict(id_fields or {})
     specs = {name: spec for name, spec in specs.items() if spec is not None}
     for name, spec in specs.items():  # a misspelt key must not wait for gigabytes
         _check_spec(name, spec)
@@ -233,10 +237,12 @@ def load_features(
         if fields[side] not in tokens_by_field:
             raise ConfigError(
                 f"feature '{name}': the dataset has no {side} ids '{fields[side]}' (it has "
-                f"{', '.join(tokens_by_field)}); set the feature's side"
+                f"{', '.join(tokens_by_field)}); set the feature's side, or load the column in load_col"
             )
         path = _find(name, spec, [Path(folder) for folder in dataset_dirs], dataset_name)
         table = open_feature(path, id_field=spec.get("id_field", fields[side]), cache_dir=cache_dir)
+        if split is not None:
+            check_split(f"feature '{name}' ({path})", table.metadata, *split)
         aligned = table.align(tokens_by_field[fields[side]], spec.get("missing", "error"), side)
         features[name] = AlignedFeature(name, fields[side], aligned.matrix, aligned.present, aligned.metadata, side)
     return features

@@ -31,6 +31,8 @@ class SplitSpec:
         seed: split_seed, >= 0, apart from the model's seed.
         min_rating: interactions rated below are dropped before everything else; None keeps all.
         min_user_inter: users with fewer interactions left are dropped; None keeps all.
+        cold_items: share of the items that are held out whole, in [0, 1): half of them with all their interactions for
+            validation, half for test, drawn by ``seed``; the other interactions are split as ever.
 
     Raises:
         ConfigError: on an unknown or contradicting setting.
@@ -42,6 +44,7 @@ class SplitSpec:
     seed: int = 2020
     min_rating: float | None = None
     min_user_inter: int | None = None
+    cold_items: float = 0.0
 
     def __post_init__(self):
         if not isinstance(self.split, Mapping) or len(self.split) != 1:
@@ -64,6 +67,9 @@ class SplitSpec:
                 raise ConfigError(f"eval_args.{key} is {getattr(self, key)!r}{_one_of(getattr(self, key), allowed)}")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
             raise ConfigError(f"split_seed must be a whole number >= 0, not {self.seed!r}")
+        share = self.cold_items
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share < 1:
+            raise ConfigError(f"cold_items is a share of the items, at least 0 and below 1, not {share!r}")
         # one spelling each (4 and 4.0, list and tuple), because the fingerprint covers the spec's text
         object.__setattr__(self, "split", {kind: value if kind == "LS" else [float(ratio) for ratio in value]})
         for key, plain in (("min_rating", float), ("min_user_inter", int)):
@@ -105,15 +111,24 @@ class Split:
         n_test: number of test rows, known without opening them.
         test_opened: whether :meth:`open_test` was called.
         universe: every item that may be recommended, sorted tokens.
+        cold_items: part -> sorted tokens of the items that are held out whole, empty without ``spec.cold_items``.
         fingerprint: sha256 over the spec, the universe and the sorted (user, item, time, part) token rows.
         spec: the protocol.
     """
 
-    def __init__(self, spec: SplitSpec, universe: tuple[str, ...], parts: Sequence[np.ndarray], fingerprint: str):
+    def __init__(
+        self,
+        spec: SplitSpec,
+        universe: tuple[str, ...],
+        parts: Sequence[np.ndarray],
+        fingerprint: str,
+        cold_items: Mapping[str, Sequence[str]],
+    ):
         self.spec = spec
         self.universe = universe
         self.train, self.valid, self._test = parts
         self.fingerprint = fingerprint
+        self.cold_items = cold_items
         self._test_opened = False
 
     @property
@@ -185,13 +200,33 @@ class Split:
             raise DataError("no interaction is left to split; lower min_rating or min_user_inter")
         users_kept, items_kept, times_kept = user_codes[rows], item_codes[rows], times[rows]
 
-        part = _assign_parts(spec, users_kept, items_kept, times_kept)
+        cold = _cold_items(spec, items_kept)
+        part = np.full(len(rows), TRAIN, dtype=np.int8)
+        warm = ~np.isin(items_kept, np.concatenate(list(cold.values())))
+        if not warm.any():
+            raise DataError(f"cold_items: {spec.cold_items} leaves no item to train on; lower it")
+        part[warm] = _assign_parts(spec, users_kept[warm], items_kept[warm], times_kept[warm])
+        for which, codes in cold.items():
+            part[np.isin(items_kept, codes)] = which
         canonical = np.lexsort((times_kept, users_kept))  # stable: equal times keep file order
         parts = [rows[canonical[part[canonical] == which]] for which in (TRAIN, VALID, TEST)]
         fingerprint = _fingerprint(
             spec, universe, (user_vocabulary, users_kept), (item_vocabulary, items_kept), times_kept, part
         )
-        return cls(spec, universe, parts, fingerprint)
+        names = {VALID: "valid", TEST: "test"}
+        tokens = {names[which]: [item_vocabulary[code] for code in np.sort(codes)] for which, codes in cold.items()}
+        return cls(spec, universe, parts, fingerprint, tokens)
+
+
+def _cold_items(spec: SplitSpec, items: np.ndarray) -> dict[int, np.ndarray]:
+    """Codes of the items held out whole: half of ``spec.cold_items`` for VALID, half for TEST."""
+    used = np.unique(items)  # in token order, so that neither file order nor internal ids matter
+    half = round(spec.cold_items * len(used) / 2)
+    if spec.cold_items and not half:
+        raise DataError(f"cold_items: {spec.cold_items} of {len(used)} items is not one a part; raise it")
+    # a stream of its own: the keys of the random order below begin that of the bare seed
+    drawn = used[np.random.PCG64([spec.seed, 1]).random_raw(len(used)).argsort()]
+    return {VALID: drawn[:half], TEST: drawn[half : 2 * half]}
 
 
 def _assign_parts(spec: SplitSpec, users: np.ndarray, items: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -220,7 +255,8 @@ def _fingerprint(spec: SplitSpec, universe: tuple[str, ...], users, items, times
     """sha256 of the split as a set of token rows; ``users`` and ``items`` are (vocabulary, codes of the kept rows)."""
     digest = hashlib.sha256(b"recbole_llm split 1")
     columns = []
-    texts = [asdict(spec), universe]
+    # a split without cold items is the split that it was before there were any
+    texts = [{key: value for key, value in asdict(spec).items() if key != "cold_items" or value}, universe]
     for vocabulary, codes in (users, items):
         used, compact = np.unique(codes, return_inverse=True)  # tokens of dropped rows must not shift the codes
         texts.append([vocabulary[code] for code in used])

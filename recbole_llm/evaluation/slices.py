@@ -1,4 +1,4 @@
-"""Accuracy by how known the wanted item is: head, tail and cold items."""
+"""Accuracy by how known the wanted item is: head, tail, warm and cold items."""
 
 from collections.abc import Sequence
 
@@ -16,16 +16,18 @@ def item_slices(item_counts: np.ndarray, head_share: float = HEAD_SHARE) -> dict
     Args:
         item_counts: training interactions an item id; 0 is [PAD]. [n_items] int.
     Returns:
-        {"head", "tail", "cold"}: whether an item belongs, equal counts in order of id. [n_items] bool each.
+        {"head", "tail", "warm", "cold"}: whether an item belongs, equal counts in order of id; head and tail together
+            are warm. [n_items] bool each.
     """
     counts = np.asarray(item_counts).copy()
     counts[0] = 0
     used = np.flatnonzero(counts)
     by_use = used[np.argsort(-counts[used], kind="stable")]
     n_head = int(np.ceil(len(used) * head_share))
-    found = {name: np.zeros(len(counts), dtype=bool) for name in ("head", "tail", "cold")}
+    found = {name: np.zeros(len(counts), dtype=bool) for name in ("head", "tail", "warm", "cold")}
     found["head"][by_use[:n_head]] = True
     found["tail"][by_use[n_head:]] = True
+    found["warm"] = counts > 0
     found["cold"][1:] = counts[1:] == 0
     return found
 
@@ -48,7 +50,10 @@ def slice_metrics(
     keys = rows * task.n_items + task.pos_items
     hits = np.isin(np.arange(len(task))[:, None] * task.n_items + top_items, keys)
     found = {}
-    for name, members in item_slices(item_counts).items():
+    slices = item_slices(item_counts)
+    if not slices["cold"][task.pos_items].any():
+        del slices["warm"]  # all wanted items are
+    for name, members in slices.items():
         wanted = members[task.pos_items]
         n_pos = np.bincount(rows[wanted], minlength=len(task))
         counted = n_pos > 0

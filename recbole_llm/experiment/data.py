@@ -16,10 +16,13 @@ from recbole_llm.data.feature_store import AlignedFeature, load_features
 from recbole_llm.errors import ConfigError
 from recbole_llm.evaluation.task import EvalTask
 from recbole_llm.paths import dataset_atomic_dir
-from recbole_llm.registry import import_attribute, model_spec
+from recbole_llm.registry import import_attribute, model_spec, resolve_model
 from recbole_llm.trainer.eval_data import EvalData
 
-FACET_KEYS = ("user_facets", "item_facets", "visual_facets", "item_features", "user_features")
+FACET_KEYS = (
+    "user_facets", "item_facets", "visual_facets", "item_features", "user_features", "review_features"
+)  # fmt: skip
+REVIEW_FIELD = "review_id"  # column of the interactions that names the review a user wrote
 
 
 def build_data(config) -> RecData:
@@ -28,11 +31,24 @@ def build_data(config) -> RecData:
     data = load_data(config, augment=spec is None or spec.loader is None)
     wanted = list(dict.fromkeys(name for key in FACET_KEYS for name in config[key] or []))
     if wanted:
-        data.features = control(_features(config, data.base, wanted), config["placebo"], config["split_seed"], data)
+        data.features = control(named_features(config, data, wanted), config["placebo"], config["split_seed"], data)
     return data
 
 
-def _features(config, base, wanted: list[str]) -> dict[str, AlignedFeature]:
+def build_model(config, data: RecData):
+    """The model of a config on its device, with RecBole's graph products replaced under ``fast_graph``."""
+    model_class = resolve_model(config["model"], fast_graph=bool(config["fast_graph"]))
+    return model_class(config, data.train).to(config["device"])
+
+
+def named_features(config, data: RecData, wanted: list[str]) -> dict[str, AlignedFeature]:
+    """Features by name, aligned with the dataset and made under no other split.
+
+    Raises:
+        ConfigError: for a name that the dataset does not offer.
+        FeatureError, SplitMismatchError: see ``load_features``.
+    """
+    base = data.base
     offered = config["features"] or {}
     missing = [name for name in wanted if name not in offered]
     if missing:
@@ -41,12 +57,16 @@ def _features(config, base, wanted: list[str]) -> dict[str, AlignedFeature]:
             f"({', '.join(offered) or 'none'}); add it under features in a config file"
         )
     id_fields = {"item": base.iid_field, "user": base.uid_field}
+    tokens = {name: base.field2id_token[name] for name in id_fields.values()}
+    if REVIEW_FIELD in base.inter_feat:
+        tokens[REVIEW_FIELD] = base.field2id_token[REVIEW_FIELD]
     return load_features(
         {name: offered[name] for name in wanted},
         [Path(config["data_path"]), dataset_atomic_dir() / config["dataset"]],
         config["dataset"],
-        {name: base.field2id_token[name] for name in id_fields.values()},
+        tokens,
         id_fields=id_fields,
+        split=(data.split.fingerprint, config["protocol"]),
     )
 
 
@@ -55,7 +75,8 @@ def control(features: dict[str, AlignedFeature], kind: str | None, seed: int, da
 
     ``shuffle`` (the placebo): the rows of all items change places, by one permutation for all features, so that an
     item's facets still fit each other, but not the item. ``popularity``: how often the item was used in training is all
-    that its row tells (8 radial basis functions of the log count): language models know which items are famous.
+    that its row tells (8 radial basis functions of the log count): language models know which items are famous. Users'
+    and reviews' features are treated alike.
     """
     if kind in (None, "none"):
         return features
@@ -68,16 +89,21 @@ def control(features: dict[str, AlignedFeature], kind: str | None, seed: int, da
             for name, f in features.items()
         }
     if kind == "popularity":
-        log_count = np.log1p(data.item_counts)
-        centres = np.linspace(0, log_count.max(), 8)
-        fame = np.exp(-0.5 * ((log_count[:, None] - centres) / (centres[1] or 1.0)) ** 2).astype(np.float32)
-        fame[0] = 0.0
-        present = np.arange(len(fame)) > 0
+        fame = {id_field: _fame(data.counts(id_field)) for id_field in {f.id_field for f in features.values()}}
         return {
-            name: replace(f, matrix=fame, present=present) if f.id_field == data.base.iid_field else f
+            name: replace(f, matrix=fame[f.id_field], present=np.arange(len(f.present)) > 0)
             for name, f in features.items()
         }
     raise ConfigError(f"placebo is '{kind}'; choose none, shuffle or popularity")
+
+
+def _fame(counts: np.ndarray) -> np.ndarray:
+    """Radial basis functions of the log of counts, none for [PAD]. [n] int64 -> [n, 8] float32."""
+    log_count = np.log1p(counts)
+    centres = np.linspace(0, log_count.max(), 8)
+    fame = np.exp(-0.5 * ((log_count[:, None] - centres) / (centres[1] or 1.0)) ** 2).astype(np.float32)
+    fame[0] = 0.0
+    return fame
 
 
 def features_hash(features: dict[str, AlignedFeature]) -> str:
@@ -113,7 +139,7 @@ def eval_data(config, data: RecData, part: str):
     targets = split.valid if part == "valid" else split.open_test()
     if config["evaluator"] == "recbole":
         return _recbole_eval_data(config, data, part, known, targets)
-    own = {key: config[key] for key in ("n_candidates", "mask_history")}
+    own = {key: config[key] for key in ("n_candidates", "mask_history", "candidate_items")}
     settings = {None: own} | (config["secondary_tasks"] or {})
     tasks = [_task(config, data, part, name, how, known, targets) for name, how in settings.items()]
     return EvalData(
@@ -129,10 +155,12 @@ def eval_data(config, data: RecData, part: str):
 
 
 def _task(config, data: RecData, part: str, name: str | None, how: dict, known, targets) -> EvalTask:
-    n = how.get("n_candidates")
+    n, cold = how.get("n_candidates"), how.get("candidate_items") == "cold"
     candidates = data.candidates(part, targets, n, config["candidate_seed"]) if n else None
+    if cold:
+        candidates = _cold_candidates(data, part, targets, n)
     return EvalTask.build(
-        name or (f"cand{n + 1}" if n else "full"),
+        name or ("cold" if cold else f"cand{n + 1}" if n else "full"),
         part,
         data.n_items,
         targets=(data.user_ids[targets], data.item_ids[targets]),
@@ -144,10 +172,24 @@ def _task(config, data: RecData, part: str, name: str | None, how: dict, known, 
     )
 
 
+def _cold_candidates(data: RecData, part: str, targets: np.ndarray, n: int | None) -> np.ndarray:
+    """The cold items of the part, for every user with a target. [n_users, n_cold] int64."""
+    cold = data.cold_items[part]
+    if n or not len(cold) or not np.isin(data.item_ids[targets], cold).all():
+        raise ConfigError(
+            "candidate_items: cold ranks the cold items alone, so it needs cold_items above 0, no n_candidates, and a "
+            "protocol that holds out nothing else; use protocol: item-cold"
+        )
+    return np.broadcast_to(cold, (len(np.unique(data.user_ids[targets])), len(cold)))
+
+
 def _recbole_eval_data(config, data: RecData, part: str, known, targets):
     """RecBole's own full-sort loader over the same split, to compare with published RecBole numbers."""
-    if config["n_candidates"] or config["secondary_tasks"]:
-        raise ConfigError("evaluator: recbole ranks all items; set n_candidates to null and secondary_tasks to {}")
+    if config["n_candidates"] or config["secondary_tasks"] or config["candidate_items"] == "cold":
+        raise ConfigError(
+            "evaluator: recbole ranks all items; set n_candidates to null, candidate_items to all and secondary_tasks "
+            "to {}"
+        )
     if config["eval_args"]["mode"][part] == "labeled":  # the held-out rows themselves, by their labels
         return NegSampleEvalDataLoader(config, data.subset(targets), None, shuffle=False)
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL

@@ -19,9 +19,9 @@ from recbole_llm.config import build_config, config_hash, resolved, restore_conf
 from recbole_llm.data.files import atomic_writer
 from recbole_llm.errors import CheckpointError
 from recbole_llm.evaluation.slices import slice_metrics
-from recbole_llm.experiment.data import build_data, eval_data, features_hash, train_loader
+from recbole_llm.experiment.data import build_data, build_model, eval_data, features_hash, train_loader
 from recbole_llm.experiment.record import RunResult, code_hash, commit, machine, versions
-from recbole_llm.registry import modules_of, resolve_model
+from recbole_llm.registry import modules_of
 from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.fold_in import fold_in
@@ -84,14 +84,15 @@ def _run(config, folder: Path, say) -> RunResult:
         valid = eval_data(config, data, "valid")
         loader = train_loader(config, data)
     for feature in data.features.values():
-        say(feature.coverage_line(data.item_counts))
+        say(feature.coverage_line(data.counts(feature.id_field)))
+        if feature.side == "user" and "split" not in feature.metadata:
+            say(f"{feature.name}: its file does not say which split it was made from; 'recbole-llm audit' finds leaks")
     missing_images = config["use_clip"] and not config["clip_features"]
     if missing_images and config["visual_facets"]:
         say(f"no image features: texts that describe the pictures stand in ({', '.join(config['visual_facets'])})")
     init_seed(config["seed"], config["reproducibility"])
     with clock("build"):
-        model_class = resolve_model(config["model"])
-        model = model_class(config, data.train).to(config["device"])
+        model = build_model(config, data)
     n_parameters = parameter_count(model)
     say(f"{config['model']}: {n_parameters:,} parameters; {config['dataset']}, protocol {config['protocol']}")
     training = StagedTraining(
@@ -122,7 +123,9 @@ def _run(config, folder: Path, say) -> RunResult:
         lists = trainer.last_results[first.name].top_items
         slices = slice_metrics(first, lists, test.item_counts, test.metrics, test.topk)
     clock.seconds["valid"] = sum(stage.eval_seconds for stage in training.results)
-    clock.seconds["train"] -= clock.seconds["valid"]
+    # the stages know the epochs before a run was resumed, the clock does not; a trainer without epochs has the clock
+    epochs = sum(stage.epochs * stage.seconds_per_epoch for stage in training.results)
+    clock.seconds["train"] = epochs or clock.seconds["train"] - clock.seconds["valid"]
     result = RunResult(
         model=config["model"],
         dataset=config["dataset"],
@@ -130,7 +133,7 @@ def _run(config, folder: Path, say) -> RunResult:
         seed=config["seed"],
         config=resolved(config),
         config_hash=config_hash(config),
-        code_hash=code_hash(*modules_of(config["model"])),
+        code_hash=code_hash(*modules_of(config["model"], bool(config["fast_graph"]))),
         commit=commit(),
         versions=versions(),
         machine=machine(str(config["device"])),
@@ -202,7 +205,7 @@ def load(folder: str | Path):
     config = restore_config(settings)
     config["checkpoint_dir"] = str(folder)
     data = build_data(config)
-    model = resolve_model(config["model"])(config, data.train).to(config["device"])
+    model = build_model(config, data)
     if state["identity"] != _identity(config, data):
         raise CheckpointError(f"the split or the features of {folder} have changed since it was trained; train again")
     model.load_state_dict(state["state_dict"])

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from recbole.utils import get_trainer, init_seed
 
-from recbole_llm.experiment.data import build_data, eval_data, train_loader
-from recbole_llm.registry import resolve_model
+from recbole_llm.experiment.data import build_data, build_model, eval_data, train_loader
 from recbole_llm.trainer.staged import StagedTraining
 
 
@@ -16,7 +15,7 @@ def validate(config) -> dict[str, float]:
     data = build_data(config)
     valid, loader = eval_data(config, data, "valid"), train_loader(config, data)
     init_seed(config["seed"], config["reproducibility"])
-    model = resolve_model(config["model"])(config, data.train).to(config["device"])
+    model = build_model(config, data)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])
     with tempfile.TemporaryDirectory(prefix="recbole_llm-") as folder:
         training = StagedTraining(config, model, trainer, Path(folder), {}, lambda line: None)

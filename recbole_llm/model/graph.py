@@ -65,20 +65,29 @@ def csr_tensor(matrix: sp.csr_matrix) -> Tensor:
 
 
 def training_graph(dataset) -> Tensor:
-    """Adjacency of a dataset's interactions, see :func:`csr_tensor`; built once a process for the same interactions.
+    """Adjacency of a dataset's interactions, see :func:`adjacency_of`.
 
     Args:
         dataset: the RecBole dataset that a model is built from: it holds the training rows alone.
-    Returns:
-        [M, M] float32, sparse.
     """
     inter = dataset.inter_feat
     users, items = inter[dataset.uid_field].numpy(), inter[dataset.iid_field].numpy()
-    digest = hashlib.sha256(f"{dataset.user_num} {dataset.item_num} ".encode())
+    return adjacency_of(users, items, dataset.user_num, dataset.item_num)
+
+
+def adjacency_of(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> Tensor:
+    """Normalised adjacency as a sparse tensor; built once a process for the same interactions.
+
+    Args:
+        users, items, n_users, n_items: see :func:`normalised_adjacency`.
+    Returns:
+        [M, M] float32 on the CPU, see :func:`csr_tensor`; the tensor is shared, so it must not be changed.
+    """
+    digest = hashlib.sha256(f"{n_users} {n_items} {np.result_type(users, items)} ".encode())
     digest.update(np.ascontiguousarray(users).tobytes() + np.ascontiguousarray(items).tobytes())
     key = digest.hexdigest()
     if key not in _graphs:
-        _graphs[key] = csr_tensor(normalised_adjacency(users, items, dataset.user_num, dataset.item_num))
+        _graphs[key] = csr_tensor(normalised_adjacency(users, items, n_users, n_items))
         while len(_graphs) > _KEPT_GRAPHS:
             del _graphs[next(iter(_graphs))]
     return _graphs[key]

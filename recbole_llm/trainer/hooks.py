@@ -200,6 +200,7 @@ class TrainerHooks:
             "best_valid_result": self.best_valid_result,
             "train_loss": self.train_loss_dict,
             "epoch_seconds": self.epoch_seconds,
+            "eval_seconds": self.eval_seconds,
             "optimizer": self.optimizer.state_dict(),
             "rng": checkpoint.rng_state(),
             "loader": None if generator is None else generator.get_state(),
@@ -214,7 +215,7 @@ class TrainerHooks:
         self.best_valid_score = state["best_valid_score"]
         self.best_valid_result = state["best_valid_result"]
         self.train_loss_dict = state["train_loss"]
-        self.epoch_seconds = state["epoch_seconds"]
+        self.epoch_seconds, self.eval_seconds = state["epoch_seconds"], state["eval_seconds"]
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.set_rng_state(state["rng"])
         if state["loader"] is not None:

@@ -11,8 +11,9 @@ from synthetic import SMALL_SASREC, cycle_settings, write_cycle
 
 from recbole_llm.augment.prompts import read_prompt
 from recbole_llm.cli.dispatch import main
-from recbole_llm.experiment import run
-from recbole_llm.experiment.data import build_data
+from recbole_llm.data.derived import load_edges
+from recbole_llm.experiment import load, run
+from recbole_llm.experiment.data import build_data, named_features
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,33 @@ def test_profiles_are_of_training_rows_alone(folder, server, tmp_path):
     )
 
 
+def test_profiles_become_a_feature_of_their_split_alone(folder, server, tmp_path, capsys):
+    server.chat = lambda messages: json.dumps({"profile": f"a taste for {len(messages[1]['content'])}"})
+    home, there = folder / "cycle", ["--model", "m", "--api-base", server.base]
+    assert augment(folder, "--kind", "user_profile", *there, "--out", home, "--protocol=loo-full") == 0
+    texts = home / "cycle.user_profile.jsonl"
+    encode = ["encode", "--dataset", "cycle", "--texts", str(texts), "--feature", "profile", "--out", str(home)]
+    encode += ["--encoder", "e", "--api-base", server.base, "--quiet", f"--data-path={folder}"]
+    assert main(encode) == 0
+    assert "profile: made from the training rows of loo-full, and loads under this split" in capsys.readouterr().out
+    run = ["--model=Pop", "--dataset=cycle", f"--data_path={folder}", f"--run_dir={tmp_path}", "--use_gpu=false"]
+    run += ["--user_features=[profile]", "--features={profile: {side: user}}"]
+    assert main([*run, "--protocol=loo-full"]) == 0
+    assert "profile: 30/30 users, 100.0 %, 100.0 % of interactions" in capsys.readouterr().err
+    assert main([*run, "--protocol=rs-full"]) == 2
+    said = capsys.readouterr().err
+    assert "was made from the training rows of another split (protocol loo-full" in said
+    assert "augment --protocol=rs-full" in said and "Traceback" not in said
+    # the texts changed by hand: whose rows they know is no longer sure
+    texts.write_text(texts.read_text().replace("a taste", "no taste"))
+    assert main(encode) == 2 and "has changed since" in capsys.readouterr().err
+    # from elsewhere: it loads, and says what nobody knows
+    (home / "cycle.user_profile.meta.json").unlink()
+    assert main(encode) == 0 and "nothing says which rows its texts know" in capsys.readouterr().out
+    assert main([*run, "--protocol=rs-full"]) == 0
+    assert "its file does not say which split it was made from" in capsys.readouterr().err
+
+
 class TestEdges:
     @pytest.fixture(scope="class")
     @classmethod
@@ -121,6 +149,8 @@ class TestEdges:
         assert facts["counts"]["outside"] + len(found) == 30 and facts["candidates_of"] == Path(checkpoint).name
         assert all(edge["liked"] != edge["disliked"] for edge in found)
         assert f"{facts['counts']['outside']} outside" in capsys.readouterr().out
+        # a user whose second answer was right counts among the refused replies too
+        assert facts["counts"]["outside_replies"] > facts["counts"]["outside"]
 
     def test_a_run_on_something_else(self, folder, tmp_path, checkpoint, capsys):
         arguments = [
@@ -145,6 +175,22 @@ class TestEdges:
     def test_by_text_alone(self, folder, tmp_path, checkpoint):
         arguments = ["--kind", "edges", "--checkpoint", checkpoint, "--candidates", "4"]
         assert augment(folder, *arguments, "--proposer", "embedding", "--feature", "absent", "--out", tmp_path) == 2
+        arguments += ["--proposer", "embedding", "--feature", "content"]
+        assert augment(folder, *arguments, "--out", tmp_path) == 0
+        facts = json.loads((tmp_path / "cycle.edges.meta.json").read_text())
+        found = lines(tmp_path / "cycle.edges.jsonl")
+        assert facts["proposer"] == "embedding of content" and 20 < len(found) <= 30
+        data = load(checkpoint)[1]
+        assert facts["split"] == data.split.fingerprint
+        edges = load_edges(tmp_path / "cycle.edges.jsonl", data)
+        text = named_features(data.config, data, ["content"])["content"].matrix
+        rows = data.split.train
+        trained = set(zip(data.user_ids[rows].tolist(), data.item_ids[rows].tolist(), strict=True))
+        unit = text / np.linalg.norm(text, axis=1, keepdims=True).clip(1e-9)
+        for user, liked, disliked in edges.tolist():
+            history = np.mean([unit[i] for u, i in trained if u == user], 0)
+            assert unit[liked] @ history > unit[disliked] @ history
+            assert (user, liked) not in trained and (user, disliked) not in trained
         from recbole_llm.augment.subjects import embedding_edges
 
         rows = {"a": np.array([1.0, 0.0]), "b": np.array([0.8, 0.6]), "c": np.array([0.0, 1.0])}

@@ -17,6 +17,7 @@ def test_item_slices_written_out():
     assert found == {
         "head": [1, 3],
         "tail": [4, 5, 7, 8],
+        "warm": [1, 3, 4, 5, 7, 8],
         "cold": [2, 6],
     }  # 30 % of six, rounded up; equal counts by id
 
@@ -53,7 +54,8 @@ def test_equals_a_naive_loop():
         assert found[name]["recall@3"] == pytest.approx(np.mean(recall))
         assert found[name]["ndcg@3"] == pytest.approx(np.mean(ndcg))
         assert found[name]["rows"] == len(recall) and found[name]["items"] == members.sum()
-    assert sum(s["positives"] for s in found.values()) == 8
+    assert sum(found[name]["positives"] for name in ("head", "tail", "cold")) == 8
+    assert sum(found[name]["positives"] for name in ("warm", "cold")) == 8
     assert set(found["head"]) == {"items", "rows", "positives", "ndcg@1", "ndcg@3", "recall@1", "recall@3"}
 
 

@@ -81,5 +81,9 @@ def test_killed_at_random_moments_of_every_stage(tmp_path):
     timed = ("seconds_per_epoch", "eval_seconds")
     for ours, theirs in zip(resumed["stages"], whole["stages"], strict=True):
         assert {k: v for k, v in ours.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
+    # seconds before a kill count too
+    assert all(stage["eval_seconds"] > 0 and stage["seconds_per_epoch"] > 0 for stage in resumed["stages"])
+    epochs = sum(stage["epochs"] * stage["seconds_per_epoch"] for stage in resumed["stages"])
+    assert resumed["seconds"]["train"] == pytest.approx(epochs)
     per_user = [next(tmp_path.glob(f"{name}/*/per_user.parquet")).read_bytes() for name in ("whole", "killed")]
     assert per_user[0] == per_user[1]
