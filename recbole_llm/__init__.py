@@ -1,6 +1,7 @@
 """A plugin to RecBole for recommendation with language- and image-model knowledge.
 
-``import recbole_llm`` costs milliseconds: torch and RecBole are loaded when :func:`run` or :func:`load` is first used.
+``import recbole_llm`` costs milliseconds: torch and RecBole are loaded when :func:`run`, :func:`load` or
+:func:`recommend` is first used.
 """
 
 from importlib import import_module
@@ -8,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recbole_llm.experiment import load, run
+    from recbole_llm.serving.recommender import recommend
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "run"]
+__all__ = ["__version__", "load", "recommend", "run"]
 
-_LAZY = {"run": "recbole_llm.experiment", "load": "recbole_llm.experiment"}
+_LAZY = {
+    "run": "recbole_llm.experiment",
+    "load": "recbole_llm.experiment",
+    "recommend": "recbole_llm.serving.recommender",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from test_imports import back_edges
 
 import recbole_llm
 from recbole_llm import paths, registry
-from recbole_llm.cli import audit, augment, compare, encode, report, reproduce
+from recbole_llm.cli import audit, augment, compare, encode, recommend, report, reproduce
 from recbole_llm.cli.dispatch import COMMANDS, main
 from recbole_llm.cli.train import parse
 from recbole_llm.comparison.plan import read_ablation, read_plan
@@ -34,7 +34,10 @@ MODULE = "recbole_llm.model.sequential.text_sasrec"
 # options of the command line that are no settings
 SWITCHES = {"json", "help", "list", "debug", "config_files"} | {
     option.removeprefix("--").replace("-", "_")
-    for parser in (compare._parser(False), report._parser(), reproduce._parser(), encode._parser(), augment._parser())
+    for parser in (
+        *(compare._parser(False), report._parser(), reproduce._parser()),
+        *(encode._parser(), augment._parser(), recommend._parser()),
+    )
     for option in parser._option_string_actions
 }
 PLACEHOLDER = "KEY"
@@ -92,6 +95,8 @@ def check_command(words: list[str]) -> None:
             report._parser().parse_args(rest)
         elif command == "reproduce":
             reproduce._parser().parse_args(rest)
+        elif command == "recommend":
+            recommend._parser().parse_args(rest)
         elif command == "augment":
             check_settings(augment._parser().parse_known_args(rest)[1])
         elif command == "audit":

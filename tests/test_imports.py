@@ -25,10 +25,11 @@ ALLOWED = {
     "experiment": FOUNDATIONS | {"data", "model", "evaluation", "trainer"},
     "comparison": FOUNDATIONS | {"experiment", "trainer", "evaluation", "data.files"},
     "augment": FOUNDATIONS | {"experiment", "data", "encoding", "trainer.eval_data"},
+    "serving": FOUNDATIONS | {"experiment", "data", "evaluation", "trainer.eval_data", "trainer.fold_in"},
     "report": FREE | {"comparison", "data.files", "evaluation.slices"},
     # the commands build on experiments; encode and doctor look at feature files, which are data, not runs
-    "cli": FOUNDATIONS | {"experiment", "comparison", "report", "data", "encoding", "augment"},
-    "": {"experiment"},  # the package itself gives out run and load
+    "cli": FOUNDATIONS | {"experiment", "comparison", "report", "data", "encoding", "augment", "serving"},
+    "": {"experiment", "serving"},  # the package itself gives out run, load and recommend
 }
 ENCODER_LIBRARIES = {"sentence_transformers", "transformers"}
 ENCODER_MODULE = "encoding.models"

@@ -18,6 +18,7 @@ COMMANDS = {
     "audit": "recbole_llm.cli.audit:main",
     "encode": "recbole_llm.cli.encode:main",
     "augment": "recbole_llm.cli.augment:main",
+    "recommend": "recbole_llm.cli.recommend:main",
 }
 
 

@@ -23,6 +23,7 @@ usage: python run_recbole_llm.py --model=NAME --dataset=NAME [--config_files="a.
   ablate     one thing at a time switched off or exchanged in a model
   report     Markdown, LaTeX, CSV and one HTML page from records
   reproduce  a run again from its record alone
+  recommend  what a trained model recommends, and its embeddings, as files
   encode     texts -> feature files
   doctor     what is installed, patched and missing
 
