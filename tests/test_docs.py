@@ -14,7 +14,7 @@ from test_imports import back_edges
 
 import recbole_llm
 from recbole_llm import paths, registry
-from recbole_llm.cli import audit, augment, compare, encode, report, reproduce
+from recbole_llm.cli import audit, augment, compare, convert, encode, report, reproduce
 from recbole_llm.cli.dispatch import COMMANDS, main
 from recbole_llm.cli.train import parse
 from recbole_llm.comparison.plan import read_ablation, read_plan
@@ -34,7 +34,7 @@ MODULE = "recbole_llm.model.sequential.text_sasrec"
 # options of the command line that are no settings
 SWITCHES = {"json", "help", "list", "debug", "config_files"} | {
     option.removeprefix("--").replace("-", "_")
-    for parser in (compare._parser(False), report._parser(), reproduce._parser(), encode._parser(), augment._parser())
+    for parser in (compare._parser(False), *(c._parser() for c in (report, reproduce, convert, encode, augment)))
     for option in parser._option_string_actions
 }
 PLACEHOLDER = "KEY"
@@ -85,6 +85,8 @@ def check_command(words: list[str]) -> None:
         assert command in COMMANDS
         if command == "encode":
             encode._parser().parse_args(rest)
+        elif command == "convert":
+            convert._parser().parse_args(rest)
         elif command in ("compare", "ablate"):
             _, settings = compare._parser(command == "ablate").parse_known_args(rest)
             check_settings(settings)
@@ -192,6 +194,7 @@ def test_documents_stay_short(document):
         "make demoo",
         "recbole-llm doctors",
         "recbole-llm encode --dataset x --facets y",
+        "recbole-llm convert movies --source x",
         "python run_recbole_llm.py -m UR4RecMoe -d ml-100k",
         "python run_recbole_llm.py -m BPR -d ml-100k --epoch=3",
         "python run_recbole_llm.py -m BPR -d ml-100k --protocol=loo-ful",

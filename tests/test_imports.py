@@ -19,6 +19,7 @@ ALLOWED = {
     "config": FREE | {"registry"},
     "data": FREE,
     "encoding": FREE | {"data.text", "data.atomic"},
+    "convert": FREE | {"data.atomic", "data.files"},
     "model": FREE,
     "evaluation": FREE,
     "trainer": FREE | {"model.losses", "evaluation"},
@@ -27,7 +28,7 @@ ALLOWED = {
     "augment": FOUNDATIONS | {"experiment", "data", "encoding", "trainer.eval_data"},
     "report": FREE | {"comparison", "data.files", "evaluation.slices"},
     # the commands build on experiments; encode and doctor look at feature files, which are data, not runs
-    "cli": FOUNDATIONS | {"experiment", "comparison", "report", "data", "encoding", "augment"},
+    "cli": FOUNDATIONS | {"experiment", "comparison", "report", "data", "encoding", "augment", "convert"},
     "": {"experiment"},  # the package itself gives out run and load
 }
 ENCODER_LIBRARIES = {"sentence_transformers", "transformers"}
