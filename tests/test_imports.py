@@ -19,6 +19,7 @@ ALLOWED = {
     "config": FREE | {"registry"},
     "data": FREE,
     "encoding": FREE | {"data.text", "data.atomic"},
+    "convert": FREE | {"data.atomic", "data.files"},
     "model": FREE,
     "evaluation": FREE,
     "trainer": FREE | {"model.losses", "evaluation"},
@@ -28,7 +29,7 @@ ALLOWED = {
     "serving": FOUNDATIONS | {"experiment", "data", "evaluation", "trainer.eval_data", "trainer.fold_in"},
     "report": FREE | {"comparison", "data.files", "evaluation.slices"},
     # the commands build on experiments; encode and doctor look at feature files, which are data, not runs
-    "cli": FOUNDATIONS | {"experiment", "comparison", "report", "data", "encoding", "augment", "serving"},
+    "cli": FOUNDATIONS | {"experiment", "comparison", "report", "data", "encoding", "augment", "convert", "serving"},
     "": {"experiment", "serving"},  # the package itself gives out run, load and recommend
 }
 ENCODER_LIBRARIES = {"sentence_transformers", "transformers"}

@@ -16,6 +16,7 @@ COMMANDS = {
     "reproduce": "recbole_llm.cli.reproduce:main",
     "doctor": "recbole_llm.cli.doctor:main",
     "audit": "recbole_llm.cli.audit:main",
+    "convert": "recbole_llm.cli.convert:main",
     "encode": "recbole_llm.cli.encode:main",
     "augment": "recbole_llm.cli.augment:main",
     "recommend": "recbole_llm.cli.recommend:main",

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--texts",
         type=Path,
         metavar="FILE",
-        help=f"JSON lines, a field a feature (default: the dataset's {TEXTS_FILE})",
+        help=f"JSON lines with item_id, user_id or review_id, a field a feature (default: the dataset's {TEXTS_FILE})",
     )
     one.add_argument(
         "--from", dest="columns", metavar="COLUMNS", help="columns of <dataset>.item, joined: title,genres"

@@ -24,7 +24,10 @@ usage: python run_recbole_llm.py --model=NAME --dataset=NAME [--config_files="a.
   report     Markdown, LaTeX, CSV and one HTML page from records
   reproduce  a run again from its record alone
   recommend  what a trained model recommends, and its embeddings, as files
-  encode     texts -> feature files
+  convert    public datasets' own files -> atomic files
+  encode     texts and images -> feature files
+  augment    attributes, profiles and edges by a language model
+  audit      do texts about users name held-out items?
   doctor     what is installed, patched and missing
 
 train runs one model, chooses its best epoch on validation rows, evaluates it once on test rows and prints the result.

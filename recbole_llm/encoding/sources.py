@@ -9,12 +9,13 @@ from string import Formatter
 from recbole_llm.data.text import field_texts, joined_texts, template_texts
 from recbole_llm.errors import ConfigError, DataError
 
-ID_FIELDS = ("item_id", "user_id")
+# whom or what a line is about: the first of these that it has; a review's line may name its user and item too
+ID_FIELDS = ("review_id", "item_id", "user_id")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def read_lines(path: Path) -> tuple[str, list[dict]]:
-    """Records of a JSON-lines file that each hold ``item_id`` or ``user_id``.
+    """Records of a JSON-lines file that each hold ``item_id``, ``user_id`` or, of interactions, ``review_id``.
 
     Returns:
         the id field, the records.
@@ -32,10 +33,10 @@ def read_lines(path: Path) -> tuple[str, list[dict]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}: line {number} is not JSON ({error.msg}); each line must be one object") from None
-        id_field = id_field or next((name for name in ID_FIELDS if isinstance(row, dict) and name in row), ID_FIELDS[0])
+        id_field = id_field or next((name for name in ID_FIELDS if isinstance(row, dict) and name in row), "item_id")
         if not isinstance(row, dict) or id_field not in row:
             raise DataError(f"{path}: line {number} has no {id_field}; each line must be an object with {id_field}")
-        if all(name in row for name in ID_FIELDS):
+        if id_field != "review_id" and "item_id" in row and "user_id" in row:
             raise DataError(f"{path}: line {number} has item_id and user_id; a text is about one, drop the other")
         token = str(row[id_field])
         if token in seen:

@@ -71,6 +71,12 @@ class TestLines:
         path = lines(tmp_path, {"user_id": "u", "taste": "noir"})
         assert line_texts(path, ["taste"]) == ("user_id", {"taste": {"u": "noir"}})
 
+    def test_fields_of_interactions(self, tmp_path):
+        path = lines(tmp_path, {"user_id": "u", "item_id": "1", "review_id": "r", "review": "so so"})
+        assert line_texts(path, []) == ("review_id", {"review": {"r": "so so"}})
+        with pytest.raises(DataError, match="line 2 has no review_id"):
+            line_texts(lines(tmp_path, {"review_id": "r", "review": "x"}, {"item_id": "1", "review": "y"}), [])
+
     @pytest.mark.parametrize(
         ("rows", "error", "message"),
         [

@@ -1,0 +1,33 @@
+"""The formats that ``recbole-llm convert`` reads; a new one is a module beside this one and a line here."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        reads: what ``--source`` is, for the help.
+        convert: ``module:function``, imported when chosen; the function makes a ``Converted`` of the source's path.
+    """
+
+    reads: str
+    convert: str
+
+
+FORMATS = {
+    "anime": Format(
+        "ratings of MyAnimeList: anime.zip, or a folder with it or with anime_ratings.dat and anime_info.dat",
+        "recbole_llm.convert.anime:convert",
+    ),
+    "aglrec": Format(
+        "comments and ratings of anime: a folder with interactions.tsv, anime.tsv and, where there is one, user.tsv",
+        "recbole_llm.convert.aglrec:convert",
+    ),
+    "ml-1m": Format(
+        "MovieLens 1M: GroupLens' folder or zip (ratings.dat, movies.dat, users.dat), or RecBole's ml-1m.inter[.gz]; "
+        "beside them, where there are, plots (movies_extrainfos.dat) and descriptions (llm_response_item.json)",
+        "recbole_llm.convert.movielens:convert",
+    ),
+}
