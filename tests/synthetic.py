@@ -8,6 +8,8 @@ from recbole_llm.data.feature_store import save_feature
 
 FACETS = ("content", "theme", "quality", "visual", "genre", "mood", "style")
 N_ITEMS, N_USERS, N_STEPS = 24, 30, 20
+COLD_ITEMS = ("i24", "i25")  # of the checkerboard: one of each colour, never in a training row
+BOARD_TOKENS = [*(f"i{k}" for k in range(N_ITEMS)), *COLD_ITEMS]
 
 SMALL_SASREC = {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "inner_size": 32, "hidden_dropout_prob": 0.1}
 SMALL_UR4REC = {
@@ -79,6 +81,47 @@ def write_clusters(
     centres = np.repeat(rng.normal(size=(n_clusters, 8)), per_cluster, 0)
     rows = {name: centres + 0.2 * rng.normal(size=centres.shape) for name in FACETS}
     _write(folder, "clusters", lines, rows, np.arange(len(tokens)), tokens)
+    return folder
+
+
+def checkerboard_settings(folder: Path) -> dict:
+    """Settings for the dataset ``checkerboard`` below ``folder``; by time, so that it is known who is held out."""
+    return {
+        "data_path": str(folder),
+        "features": {name: {"side": "item", "missing": "learned"} for name in FACETS},
+        "protocol": "loo-full",
+        "embedding_size": 16,
+        "train_batch_size": 64,
+        "use_gpu": False,
+        "seed": 3,
+    }
+
+
+def write_checkerboard(folder: Path, other_held_out: bool = False, file_order=None) -> Path:
+    """Atomic files of dataset ``checkerboard`` below ``folder``: users of even number like even items, odd ones odd.
+
+    A user visits 10 of the 12 items of his colour; by time, the last two are validation and test. ``COLD_ITEMS`` are
+    test items of users 0 and 1 and nothing else. A feature row tells the colour of its item, with noise.
+
+    Args:
+        other_held_out: the items held out (but the cold ones) are others, not of the user's colour; all else is equal.
+        file_order: rows of the feature files, by number of the item; items left out have no row.
+    """
+    rng = np.random.default_rng(5)
+    visits = np.stack([rng.permutation(np.arange(u % 2, N_ITEMS, 2))[:10] for u in range(N_USERS)])
+    visits[0, -1], visits[1, -1] = N_ITEMS, N_ITEMS + 1
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for t in range(visits.shape[1]):  # held-out rows come last in the file too: ids follow the order of appearance
+        for u, item in enumerate(visits[:, t]):
+            moved = other_held_out and t >= 8 and item < N_ITEMS
+            lines.append(f"u{u}\ti{(item + 1) % N_ITEMS if moved else item}\t{1000 * t + u}")
+    colour = 1.0 - 2.0 * (np.arange(len(BOARD_TOKENS)) % 2)
+    rows = {}
+    for name in FACETS:
+        direction = rng.normal(size=12)
+        rows[name] = np.outer(colour, direction) + 0.7 * rng.normal(size=(len(colour), 12))
+    order = np.arange(len(colour)) if file_order is None else np.asarray(file_order)
+    _write(folder, "checkerboard", lines, rows, order, BOARD_TOKENS)
     return folder
 
 
