@@ -183,6 +183,8 @@ def test_every_python_block_compiles(document):
 @pytest.mark.parametrize("document", DOCS, ids=name)
 def test_documents_stay_short(document):
     text = re.sub(GENERATED, "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for module_list in blocks(text, "text"):  # a line a module, however many there are
+        text = text.replace(module_list, "")
     assert len(text.splitlines()) <= 180
 
 
