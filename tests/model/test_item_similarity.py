@@ -158,16 +158,17 @@ def test_walk_written_out():
 
 @pytest.mark.parametrize("k", [0, 2])
 def test_walk_equals_a_naive_loop(k):
-    x = (np.random.default_rng(3).random((7, 5)) < 0.5).astype(float)
-    x[:, 4] = 0  # nobody's
+    n_users, n_items = 9, 8
+    x = (np.random.default_rng(3).random((n_users, n_items)) < 0.5).astype(float)
+    x[:, -1] = 0  # nobody's
     alpha, beta = 0.7, 0.3
-    expected = np.zeros((5, 5))
-    for i in range(5):
-        for j in range(5):
-            for u in range(7):
+    expected = np.zeros((n_items, n_items))
+    for i in range(n_items):
+        for j in range(n_items):
+            for u in range(n_users):
                 if i != j and x[u, i] and x[u, j]:
                     expected[i, j] += (1 / x[:, i].sum()) ** alpha * (1 / x[u].sum()) ** alpha / x[:, j].sum() ** beta
-        for j in sorted(range(5), key=lambda j, i=i: -expected[i, j])[k or 5 :]:
+        for j in sorted(range(n_items), key=lambda j, i=i: -expected[i, j])[k or n_items :]:
             expected[i, j] = 0
     np.testing.assert_allclose(walk_weights(sp.csr_matrix(x), alpha, beta, k), expected, rtol=1e-5)
 
