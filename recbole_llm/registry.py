@@ -67,6 +67,35 @@ MODELS: dict[str, ModelSpec] = {
         loader=_CHUNKS,
         closed_form=True,
     ),
+    "RP3beta": ModelSpec(
+        "recbole_llm.model.general.rp3beta:RP3beta",
+        "random walk of three steps over the interactions, popular items held back",
+        default_protocol="rs-full",
+        closed_form=True,
+    ),
+    "TextEASE": ModelSpec(
+        "recbole_llm.model.general.text_ease:TextEASE",
+        "EASE whose Gram matrix also counts what texts have in common",
+        default_protocol="rs-full",
+        closed_form=True,
+    ),
+    "AlphaRec": ModelSpec(
+        "recbole_llm.model.general.alpha_rec:AlphaRec",
+        "light graph convolution over an MLP of frozen text, no ids",
+        default_protocol="rs-full",
+    ),
+    "ContentKNN": ModelSpec(
+        "recbole_llm.model.general.content_knn:ContentKNN",
+        "cosine of an item's text and the mean text of the user's items; scores cold items",
+        default_protocol="rs-full",
+        closed_form=True,
+    ),
+    "RidgeText": ModelSpec(
+        "recbole_llm.model.general.ridge_text:RidgeText",
+        "factors of the interactions, predicted from text by ridge regression; scores cold items",
+        default_protocol="rs-full",
+        closed_form=True,
+    ),
 }
 
 # family folder of RecBole -> what --list calls it

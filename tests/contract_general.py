@@ -26,6 +26,9 @@ class GeneralContract(ModelContract):
     dataset = "checkerboard"
     item_tokens = BOARD_TOKENS
     scores_cold_items = False
+    loss_falls_to = (
+        0.9  # a user likes eight items alike, so a softmax over all 26 can fall from log 26 to log 8 at most
+    )
 
     @classmethod
     def write(cls, folder: Path, file_order: np.ndarray | None = None) -> Path:

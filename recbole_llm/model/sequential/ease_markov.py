@@ -10,11 +10,27 @@ from recbole_llm.model.layers import standardised
 from recbole_llm.model.sequential.markov import Markov
 
 
-def ease_weights(users: np.ndarray, items: np.ndarray, n_items: int, reg_weight: float) -> np.ndarray:
+def weights_of_gram(gram: np.ndarray, reg_weight: float) -> np.ndarray:
     r"""Item-item weights of EASE: :math:`B_{ij} = -P_{ij} / P_{jj}`,
-    :math:`P = (X^\top X + \lambda I)^{-1}`, diagonal 0.
+    :math:`P = (G + \lambda I)^{-1}`, diagonal 0.
 
     Steck 2019, https://arxiv.org/abs/1905.03375, eq. 8.
+
+    Args:
+        gram: G, for EASE :math:`X^\top X`; it is overwritten. [N, N] float64.
+        reg_weight: lambda, > 0.
+    Returns:
+        [N, N] float32.
+    """
+    gram[np.diag_indices(len(gram))] += reg_weight
+    precision = scipy.linalg.inv(gram, overwrite_a=True, check_finite=False)
+    weights = -precision / np.diag(precision)
+    np.fill_diagonal(weights, 0.0)
+    return weights.astype(np.float32)
+
+
+def ease_weights(users: np.ndarray, items: np.ndarray, n_items: int, reg_weight: float) -> np.ndarray:
+    r"""Weights of EASE (see :func:`weights_of_gram`) from interactions, a repeated one counting once.
 
     Args:
         users, items: interactions, ids. [n] int64 each.
@@ -25,12 +41,7 @@ def ease_weights(users: np.ndarray, items: np.ndarray, n_items: int, reg_weight:
     """
     x = sp.csr_matrix((np.ones(len(items)), (users, items)), shape=(users.max() + 1, n_items))
     x.data[:] = 1.0
-    gram = (x.T @ x).toarray()
-    gram[np.diag_indices(n_items)] += reg_weight
-    precision = scipy.linalg.inv(gram, overwrite_a=True, check_finite=False)
-    weights = -precision / np.diag(precision)
-    np.fill_diagonal(weights, 0.0)
-    return weights.astype(np.float32)
+    return weights_of_gram((x.T @ x).toarray(), reg_weight)
 
 
 class EASEMarkov(Markov):
