@@ -43,12 +43,19 @@ class ModelSpec:
 FAST_GRAPH = {name: f"recbole_llm.model.general.fast_graph:{name}" for name in ("LightGCN", "SGL")}
 
 _CHUNKS = "recbole_llm.data.chunks:ChunkLoader"
+_PAIRS = "recbole_llm.data.pairs:PairLoader"
 
 MODELS: dict[str, ModelSpec] = {
     "UR4RecMoE": ModelSpec(
         "recbole_llm.model.sequential.ur4rec_moe:UR4RecMoE",
         "SASRecAll with a mixture-of-experts retriever over text, visual and preference facets",
         loader=_CHUNKS,
+    ),
+    "AGLRec": ModelSpec(
+        "recbole_llm.model.general.aglrec:AGLRec",
+        "LightGCN over identity and language embeddings; scores cold items by their text",
+        loader=_PAIRS,
+        default_protocol="rs-full",
     ),
     "SASRecAll": ModelSpec(
         "recbole_llm.model.sequential.sasrec_all:SASRecAll",

@@ -122,16 +122,18 @@ def whiten(features: np.ndarray, present: np.ndarray, method: str, dim: int | No
     """Centre, optionally whiten on the catalogue, and L2-normalise feature rows.
 
     PCA keeps the ``dim`` leading directions scaled to unit variance; ZCA rotates back, so ``dim`` only bounds its
-    rank. Directions are shrunk towards the mean variance (Ledoit-Wolf style, weight F / (n + F)) so that a catalogue
-    smaller than F does not blow up its noise directions.
+    rank; ``rotate`` keeps the leading directions with the variance they have. Where they are scaled, they are shrunk
+    towards the mean variance (Ledoit-Wolf style, weight F / (n + F)) so that a catalogue smaller than F does not blow
+    up its noise directions.
 
     Args:
         features: [N, F] float32; rows without a feature are ignored in the fit.
         present: [N] bool.
-        method: "none" | "pca" | "zca".
+        method: "none" | "rotate" | "pca" | "zca".
         dim: directions kept; None keeps all.
     Returns:
-        [N, F'] float32 with unit rows where present, zero rows elsewhere; F' = min(dim, F, rows) for pca, else F.
+        [N, F'] float32 with unit rows where present, zero rows elsewhere; F' = min(dim, F, rows) for pca and rotate,
+        else F.
     """
     out_dim = features.shape[1]
     x = features.astype(np.float64)
@@ -150,7 +152,7 @@ def whiten(features: np.ndarray, present: np.ndarray, method: str, dim: int | No
         scale = 1.0 / np.sqrt((1 - shrink) * variance + shrink * np.square(x).sum() / n / width + 1e-12)
         # eigenvectors have a free sign: fix it, so that the same data gives the same features everywhere
         directions = directions * np.sign(directions[np.abs(directions).argmax(0), np.arange(kept)])
-        x = (x @ directions) * scale
+        x = (x @ directions) * (1.0 if method == "rotate" else scale)
         if method == "zca":
             x = x @ directions.T
         out_dim = x.shape[1]
