@@ -1,12 +1,19 @@
 """Time and memory of one training epoch: a model of this project against RecBole's own.
 
     python benchmarks/epoch_time.py --model SASRecAll [--full] [--json] [--out FILE]
+    python benchmarks/epoch_time.py --model AGLRec [--dataset ml-1m] [--json] [--out FILE]
 
-Both sides run in this process tree with the same width, depth, heads and L, each with the batches it would use.
-RecBole's epoch is extrapolated from whole batches (its one-row-a-prefix epoch takes minutes), which the table says.
-RecBole's side is measured twice: as released, where importing its sequential models leaves torch's anomaly detection
-on, and with this project's patch that switches it off. With ``--full`` both then train for the same wall time from a
-fresh start (RecBole with the patch), and validation NDCG@10 is compared.
+Both sides run in this process tree. RecBole's epoch is extrapolated from whole batches (it can take minutes), which
+the table says. With ``--full`` both then train for the same wall time from a fresh start, and validation NDCG@10 is
+compared.
+
+SASRecAll and RecBole's SASRec: same width, depth, heads and L, each with the batches it would use. RecBole's side is
+measured twice: as released, where importing its sequential models leaves torch's anomaly detection on, and with this
+project's patch that switches it off (which is what then trains).
+
+AGLRec with texts of items and users and RecBole's LightGCN: same width, layers, batches and negatives, that is BPR
+with one negative; beside it AGLRec as it comes, by softmax. On ml-1m the texts are random rows: only their size matters
+here.
 """
 
 import argparse
@@ -16,34 +23,76 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_llm.data.files import atomic_writer
 
-BASELINES = {"SASRecAll": "SASRec"}
-RATIO = {"hidden_size": 64, "n_layers": 2, "n_heads": 2, "inner_size": 256}
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared.
+
+    Attributes:
+        baseline: model of RecBole. settings: of both sides. ours: of our side alone.
+        sides: measured; "ours" comes again at the end, so that a change of the machine's speed shows.
+        same: what both have in common, for the table.
+    """
+
+    baseline: str
+    settings: dict
+    ours: dict
+    sides: tuple[str, ...]
+    same: str
+
+
+CASES = {
+    "SASRecAll": Case(
+        "SASRec",
+        {"hidden_size": 64, "n_layers": 2, "n_heads": 2, "inner_size": 256},
+        {},
+        ("ours", "recbole", "recbole-patched"),
+        "width, depth, heads and L",
+    ),
+    "AGLRec": Case(
+        "LightGCN",
+        {"embedding_size": 64, "n_layers": 2, "train_batch_size": 2048},
+        {"loss": "bpr"},
+        ("ours", "recbole", "ours-default"),
+        "width, layers, batches and negatives",
+    ),
+}
+TEXT_ROWS = 384  # of the random texts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="SASRecAll", choices=sorted(BASELINES))
-    parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--model", default="SASRecAll", choices=sorted(CASES))
+    parser.add_argument("--dataset", default="ml-100k", choices=("ml-100k", "ml-1m"))
     parser.add_argument("--repeats", type=int, default=5, help="timed epochs of ours and batches of RecBole's")
     parser.add_argument("--full", action="store_true", help="also train both for the same wall time")
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
     parser.add_argument("--out", type=Path, help="write the record here")
-    parser.add_argument("--side", choices=("ours", "recbole", "recbole-patched"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--data-path", default="dataset", help=argparse.SUPPRESS)
     parser.add_argument("--budget", type=float, default=0.0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
         print(json.dumps(_side(args)))
         return
-    record = compare(args)
-    print(f"{args.model} against RecBole's {record['baseline']}, {args.dataset}, same width, depth, heads and L")
+    with tempfile.TemporaryDirectory(prefix="epoch_time_") as folder:
+        if args.dataset == "ml-1m":
+            args.data_path = folder
+            _write_ml_1m(Path(folder))
+        record = compare(args)
+    print(f"{args.model} against RecBole's {record['baseline']}, {args.dataset}, same {CASES[args.model].same}")
     print(f"  epoch: ours {record['ours_s']:.2f} s, RecBole {record['recbole_s']:.1f} s ({record['recbole_note']})")
     print(f"  ratio: {record['ratio']:.4f} = 1/{1 / record['ratio']:.0f}")
-    patched = record["ours_s"] / record["recbole_patched_s"]
-    print(f"  with anomaly detection off: RecBole {record['recbole_patched_s']:.1f} s, ratio 1/{1 / patched:.0f}")
+    if "recbole_patched_s" in record:
+        patched = record["ours_s"] / record["recbole_patched_s"]
+        print(f"  with anomaly detection off: RecBole {record['recbole_patched_s']:.1f} s, ratio 1/{1 / patched:.0f}")
+    if "ours_default_s" in record:
+        print(f"  {args.model} as it comes: {record['ours_default_s']:.2f} s")
     print(
         f"  peak memory: ours {record['ours_peak_bytes'] >> 20} MiB, RecBole {record['recbole_peak_bytes'] >> 20} MiB"
     )
@@ -62,37 +111,53 @@ def main() -> None:
 
 def compare(args) -> dict:
     """Alternate the sides in fresh processes: once for the warm-up, then the measured ones."""
-    ours = _child(args, "ours", 0.0)
-    theirs = _child(args, "recbole", 0.0)
-    patched = _child(args, "recbole-patched", 0.0)
-    again = _child(args, "ours", 0.0)  # before and after, so that a change of the machine's speed shows
+    case = CASES[args.model]
+    measured = {side: _child(args, side, 0.0) for side in case.sides}
+    again = _child(args, "ours", 0.0)
+    ours, theirs = measured["ours"], measured["recbole"]
     ours["epoch_s"] = statistics.median(ours["seconds"] + again["seconds"])
     record = {
         "model": args.model,
-        "baseline": BASELINES[args.model],
+        "baseline": case.baseline,
         "dataset": args.dataset,
         "ours_s": ours["epoch_s"],
         "ours_each_s": [ours["seconds"], again["seconds"]],
-        "recbole_s": theirs["epoch_s"],
-        "recbole_patched_s": patched["epoch_s"],
+        **{f"{side.replace('-', '_')}_s": m["epoch_s"] for side, m in measured.items() if side != "ours"},
         "ratio": ours["epoch_s"] / theirs["epoch_s"],
         "ours_peak_bytes": ours["peak_bytes"],
         "recbole_peak_bytes": theirs["peak_bytes"],
         "recbole_note": theirs["note"],
-        "settings": RATIO,
+        "settings": case.settings | case.ours,
         "versions": ours["versions"],
         "machine": ours["machine"],
     }
     if args.full:
-        budget = patched["epoch_s"]  # one epoch of RecBole's, the least it can be judged by
-        a, b = _child(args, "ours", budget), _child(args, "recbole-patched", budget)
+        side = "recbole-patched" if "recbole-patched" in measured else "recbole"
+        budget = measured[side]["epoch_s"]  # one epoch of RecBole's, the least it can be judged by
+        a, b = _child(args, "ours", budget), _child(args, side, budget)
         record["equal_time"] = {"wall_s": budget, "ours_ndcg@10": a["valid"], "recbole_ndcg@10": b["valid"]}
     return record
+
+
+def _write_ml_1m(root: Path) -> None:
+    """Interactions of ml-1m, and a random row for each of its items."""
+    import numpy as np
+    from evaluation import write_ml_1m
+
+    from recbole_llm.data.feature_file import save_feature
+
+    write_ml_1m(root, full=True)
+    with (root / "ml-1m" / "ml-1m.inter").open(encoding="utf-8") as file:
+        place = [column.split(":")[0] for column in next(file).rstrip().split("\t")].index("item_id")
+        items = sorted({line.split("\t")[place] for line in file})
+    rows = np.random.default_rng(0).normal(size=(len(items), TEXT_ROWS)).astype(np.float16)
+    save_feature(root / "ml-1m" / "ml-1m.text.safetensors", items, rows, "item_id", {"encoder": "random"})
 
 
 def _child(args, side: str, budget: float) -> dict:
     command = [sys.executable, __file__, "--model", args.model, "--dataset", args.dataset]
     command += ["--repeats", str(args.repeats), "--side", side, "--budget", str(budget)]
+    command += ["--data-path", args.data_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{side} side failed:\n{done.stderr[-2000:]}")
@@ -113,9 +178,16 @@ def _side(args) -> dict:
     from recbole_llm.trainer.hooks import hooked
 
     compat.apply()
-    name = args.model if args.side == "ours" else BASELINES[args.model]
+    case, own = CASES[args.model], args.side.startswith("ours")
+    name = args.model if own else case.baseline
     # dropout of the RecBole side is its own default; what is compared is the work of an epoch
-    settings = RATIO | {"use_gpu": False, "show_progress": False, "checkpoint_dir": tempfile.mkdtemp()}
+    settings = case.settings | {"use_gpu": False, "show_progress": False, "checkpoint_dir": tempfile.mkdtemp()}
+    settings |= {"data_path": args.data_path} | (case.ours if args.side == "ours" else {})
+    if case.baseline == "LightGCN":
+        settings["protocol"] = "rs-full"
+    if args.dataset == "ml-1m":
+        settings["load_col"] = {"inter": ["user_id", "item_id", "rating"]}
+        settings |= {"features": {"text": {"side": "item"}}, "item_features": ["text"]} if own else {"features": {}}
     config = build_config(name, args.dataset, (), settings, ())
     data = build_data(config)
     loader = train_loader(config, data)
@@ -127,7 +199,7 @@ def _side(args) -> dict:
     trainer = hooked(Trainer)(config, model)
     if args.budget:
         return {"valid": _train_for(args.budget, trainer, loader, eval_data(config, data, "valid"))}
-    if args.side == "ours":
+    if own:
         seconds = []
         for epoch in range(args.repeats + 1):
             start = time.perf_counter()
@@ -161,7 +233,8 @@ def _train_for(budget: float, trainer, loader, valid) -> float:
         trainer.model.train()
         for batch in loader:
             trainer.optimizer.zero_grad()
-            trainer.model.calculate_loss(batch).backward()
+            losses = trainer.model.calculate_loss(batch)
+            (sum(losses) if isinstance(losses, tuple) else losses).backward()
             trainer.optimizer.step()
             if spent + time.perf_counter() - start > budget:
                 break

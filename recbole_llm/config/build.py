@@ -45,7 +45,9 @@ class PluginConfig(Config):
         self.model, self.model_class, self.dataset = settings["model"], model_class, settings["dataset"]
         self.key_sources = key_sources
         self.final_config_dict = settings
-        folder = settings["data_path"]
+        folder, metrics = settings["data_path"], settings["metrics"]
+        if settings.get("evaluator") != "recbole":  # ours ranks for AUC too; RecBole allows it beside labels alone
+            settings["metrics"] = [m for m in metrics if str(m).lower() != "auc"] or ["GAUC"]
         try:
             self._set_default_parameters()
             self._set_train_neg_sample_args()
@@ -53,7 +55,7 @@ class PluginConfig(Config):
             self._set_eval_neg_sample_args("test")
         except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
             raise ConfigError(f"RecBole refuses these settings: {' '.join(str(error).split())}") from error
-        self.final_config_dict["data_path"] = folder
+        self.final_config_dict |= {"data_path": folder, "metrics": metrics}
         self._init_device()
 
     def _init_device(self) -> None:

@@ -28,7 +28,7 @@ _WHOLE_NUMBERS = {
     "epochs": 0, "train_batch_size": 1, "eval_batch_size": 1, "eval_step": 0, "stopping_step": 0, "seed": 0,
     "split_seed": 0, "candidate_seed": 0, "n_candidates": 1, "min_user_inter": 0, "MAX_ITEM_LIST_LENGTH": 1,
     "hidden_size": 1, "embedding_size": 1, "inner_size": 1, "n_layers": 0, "n_heads": 1, "metric_decimal_place": 0,
-    "num_negatives": 1, "worker": 0,
+    "num_negatives": 0, "worker": 0,
 }  # fmt: skip
 _LEAST = {"learning_rate": 0.0, "weight_decay": 0.0}
 

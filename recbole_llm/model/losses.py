@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_llm.errors import ConfigError
+
 
 def full_cross_entropy(queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
     """Softmax cross-entropy over the whole catalogue, [PAD] left out.
@@ -21,7 +23,13 @@ def full_cross_entropy(queries: Tensor, items: Tensor, targets: Tensor) -> Tenso
 
 
 def shared_negatives(n_items: int, n: int, generator: torch.Generator | None = None) -> Tensor:
-    """``n`` distinct item ids, uniform over 1..n_items-1, shared by a batch. [min(n, n_items - 1)] int64."""
+    """``n`` distinct item ids, uniform over 1..n_items-1, shared by a batch. [min(n, n_items - 1)] int64.
+
+    Raises:
+        ConfigError: for n = 0, which leaves a loss nothing to tell the wanted items from.
+    """
+    if n < 1:
+        raise ConfigError("num_negatives is 0, and this loss needs negatives; set it to at least 1")
     return torch.randperm(n_items - 1, generator=generator)[:n] + 1
 
 

@@ -183,12 +183,14 @@ class TrainerHooks:
 
     def model_state(self, epoch: int) -> dict[str, object]:
         """The model and what it belongs to, as tensors and plain data."""
+        # RecBole's DIN and others name layers there, whose weights the state_dict holds already
+        other = (self.model.other_parameter() or {}).items()
         return {
             "identity": self.identity,
             "stage": self.stage,
             "epoch": epoch,
             "state_dict": self.model.state_dict(),
-            "other_parameter": self.model.other_parameter(),
+            "other_parameter": {name: value for name, value in other if not isinstance(value, torch.nn.Module)},
         }
 
     def training_state(self, epoch: int, loader) -> dict[str, object]:

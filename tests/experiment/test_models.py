@@ -55,6 +55,41 @@ def test_runs_end_to_end(folder, tmp_path, model):
     assert load(home)[1].split.fingerprint == result.split
 
 
+@pytest.mark.parametrize("model", ["DIN", "SASRecF"])
+def test_layers_that_recbole_names_as_other_parameters(folder, tmp_path, model):
+    """They are in the state already; a checkpoint holds them once, and is loaded again."""
+    changes = {"selected_features": ["class"]} if model == "SASRecF" else {}
+    result = run_small(folder, tmp_path, model, epochs=1, **changes)
+    model, data = load(result.run_folder)
+    valid = eval_data(data.config, data, "valid")
+    scorer = valid.scorer(model, torch.device("cpu"))
+    found = evaluate(valid.tasks[0], scorer, metrics=["NDCG"], topk=[10]).metrics
+    assert found["ndcg@10"] == pytest.approx(result.valid["ndcg@10"], abs=1e-6)
+
+
+def test_auc_of_a_user_beside_ranking_metrics(folder, tmp_path):
+    """RecBole refuses the two together; its own evaluator still does."""
+    metrics = {"metrics": ["NDCG", "AUC"], "protocol": "rs-full"}
+    result = run_small(folder, tmp_path, "EASE", **metrics)
+    model, data = load(result.run_folder)
+    test = eval_data(data.config, data, "test")
+    fold_in(model, test.known_dataset())
+    task, scores = test.tasks[0], test.scorer(model, torch.device("cpu"))(np.arange(len(test.tasks[0]))).numpy()
+    wins = []
+    for row in range(len(task)):
+        wanted = set(task.pos_items[task.pos_indptr[row] : task.pos_indptr[row + 1]].tolist())
+        masked = {0} | set(task.mask_items[task.mask_indptr[row] : task.mask_indptr[row + 1]].tolist())
+        others = [scores[row, i] for i in range(task.n_items) if i not in masked | wanted]
+        wins.append(np.mean([(scores[row, i] > o) + 0.5 * (scores[row, i] == o) for i in wanted for o in others]))
+    assert result.test["auc"] == pytest.approx(np.mean(wins), abs=1e-6)
+    with pytest.raises(ConfigError, match="Ranking metrics and value metrics"):
+        build_config("EASE", "tiny", (), SMALL | metrics | {"data_path": str(folder), "evaluator": "recbole"}, ())
+    alone = build_config(
+        "EASE", "tiny", (), SMALL | {"data_path": str(folder), "metrics": ["AUC"]} | {"valid_metric": "AUC"}, ()
+    )
+    assert alone["metrics"] == ["AUC"] and alone["valid_metric_bigger"]
+
+
 def test_all_models_are_measured_on_the_same_rows(folder, tmp_path):
     assert len({run_small(folder, tmp_path, m, epochs=1).split for m in ("Pop", "SASRec", "SASRecAll")}) == 1
 

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from recbole_llm.errors import ConfigError
 from recbole_llm.model.content import joined_features
-from recbole_llm.model.general.aglrec_text import ContentTower, Fusion, item_text, principal_rows, user_text
+from recbole_llm.model.general.aglrec_text import ContentPath, Fusion, item_text, principal_rows, user_text
 from recbole_llm.model.general.inner_product import InnerProduct
 from recbole_llm.model.graph import layer_mean, training_graph
 from recbole_llm.model.losses import full_cross_entropy, sampled_info_nce, shared_negatives
 
-_COLD_SHARE = 4  # the content tower learns from every fourth interaction of a batch: it has few parameters
+_COLD_SHARE = 4  # the tower of cold items learns from every fourth interaction of a batch: it has few parameters
 _CHOICES = {"loss": ("softmax", "bpr"), "fusion_mode": ("sum", "concat")}
 
 
@@ -29,8 +29,8 @@ class AGLRec(InnerProduct):
       al. 2009, https://arxiv.org/abs/1205.2618, eq. 5), plus L2 on the identity embeddings of the batch.
 
     P starts at zero (``sum``), or W at [I, 0] (``concat``), so that at step 0 the model ranks as without texts. An item
-    that no training interaction uses has no identity worth the name: it is scored by its text alone, through a tower
-    that learns to rank the items which have interactions, for the same user vectors.
+    that no training interaction uses has no identity worth the name: it is scored by its text alone, see
+    :class:`~recbole_llm.model.general.aglrec_text.ContentPath`.
 
     Differs from the system it is named after: the graph and the users' texts come from training rows alone, rows are
     matched by token, cosines are scaled, texts are projected in ``sum`` too.
@@ -52,26 +52,33 @@ class AGLRec(InnerProduct):
         users, items = inter[self.USER_ID].long(), inter[self.ITEM_ID].long()
         self.register_buffer("graph", training_graph(dataset), persistent=False)
         self.register_buffer("positives", torch.unique(users * self.n_items + items), persistent=False)  # sorted
-        counts = torch.bincount(items, minlength=self.n_items)
-        self.register_buffer("warm", counts > 0, persistent=False)  # [N]
+        warm = torch.bincount(items, minlength=self.n_items) > 0  # [N]
         self.user_embedding = nn.Embedding(self.n_users, width)
         self.item_embedding = nn.Embedding(self.n_items, width)
         nn.init.normal_(self.user_embedding.weight, std=config["initializer_range"])
         nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])
 
-        text = item_text(config, dataset)
-        self.item_fusion = self.user_fusion = self.content = None
-        make = (config["fusion_mode"], width, config["fusion_dim"])
-        if config["use_item_llm"]:
-            self.item_fusion = Fusion(*text, *make)
-        if config["use_user_llm"]:
-            self.user_fusion = Fusion(*user_text(config, dataset, text), *make)
+        text, make = item_text(config, dataset), (config["fusion_mode"], width, config["fusion_dim"])
+        of_users = user_text(config, dataset, text) if config["use_user_llm"] else None
+        self.item_fusion = Fusion(text if config["use_item_llm"] else None, *make)
+        self.user_fusion = Fusion(of_users, *make)
+        self.content = None
         if config["text_init"]:
             self._start_from(text, users, items, config["initializer_range"])
-        if self.cold_weight:
-            # unwhitened: the directions in which texts vary most are those that interactions follow
+        if self.cold_weight and bool((~warm[1:]).any()):
             raw = joined_features(dataset, config["item_features"], "rotate", config["cold_dim"])
-            self.content = ContentTower(*raw, width, config["cold_hidden_size"], config["cold_dropout"])
+            self.content = ContentPath(
+                *raw,
+                warm,
+                users,
+                items,
+                self.n_users,
+                width,
+                config["cold_hidden_size"],
+                config["cold_dropout"],
+                config["cold_ridge"],
+                config["cold_ridge_weight"],
+            )
 
     @torch.no_grad()
     def _start_from(self, text: tuple[Tensor, Tensor], users: Tensor, items: Tensor, std: float) -> None:
@@ -87,24 +94,17 @@ class AGLRec(InnerProduct):
 
     def propagated(self) -> tuple[Tensor, Tensor]:
         """Fused nodes after propagation. users [U, D], items [N, D] float32, of any length."""
-        users, items = self.user_embedding.weight, self.item_embedding.weight
-        if self.user_fusion is not None:
-            users = self.user_fusion(users)
-        if self.item_fusion is not None:
-            items = self.item_fusion(items)
+        users, items = self.user_fusion(self.user_embedding.weight), self.item_fusion(self.item_embedding.weight)
         h = layer_mean(self.graph, torch.cat([users, items]), self.n_layers)  # [U + N, D]
         return torch.split(h, [self.n_users, self.n_items])
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Unit vectors of users [U, D] and items [N, D], cold items' from their text alone."""
+        """Vectors of users [U, D] and items [N, D]; cold items by their texts alone, see ``ContentPath.join``."""
         users, items = (F.normalize(h, dim=-1) for h in self.propagated())
-        if self.content is not None:
-            known = self.warm | ~self.content.present
-            items = torch.where(known[:, None], items, F.normalize(self.content(), dim=-1))
-        return users, items
+        return (users, items) if self.content is None else self.content.join(users, items)
 
     def calculate_loss(self, interaction) -> tuple[Tensor, ...]:
-        """Ranking loss, L2, and the content tower's loss where there is one. Scalars."""
+        """Ranking loss, L2, and the tower's loss where there are cold items. Scalars."""
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
         h_users, h_items = self.propagated()
         queries = F.normalize(h_users[users], dim=-1) / self.temperature  # [B, D]
@@ -130,11 +130,10 @@ class AGLRec(InnerProduct):
 
     def _content_loss(self, queries: Tensor, items: Tensor) -> Tensor:
         """Cross-entropy over the warm items that have a text, by their text alone."""
-        known = self.warm & self.content.present
+        known = self.content.trained_on
         place = known.cumsum(0) - 1  # [N] row of an item among the known
         rows = known[items]
-        table = F.normalize(self.content(known), dim=-1)  # [warm, D]
-        return F.cross_entropy(queries[rows] @ table.T, place[items[rows]])
+        return F.cross_entropy(queries[rows] @ self.content(known).T, place[items[rows]])
 
     def _negatives(self, users: Tensor) -> Tensor:
         """For each user an item that is none of his training items, uniformly; after 16 draws whatever came. [B]."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from recbole_llm.model.content import joined_features
 from recbole_llm.model.general.inner_product import InnerProduct
 from recbole_llm.model.graph import layer_mean, training_graph
-from recbole_llm.model.losses import sampled_info_nce, shared_negatives
+from recbole_llm.model.losses import full_cross_entropy, sampled_info_nce, shared_negatives
 
 
 class AlphaRec(InnerProduct):
@@ -55,10 +55,12 @@ class AlphaRec(InnerProduct):
         return nodes[: self.n_users], nodes[self.n_users :]
 
     def calculate_loss(self, interaction) -> Tensor:
-        """InfoNCE of the batch's interactions against K negatives, nats."""
+        """InfoNCE of the batch's interactions against K negatives or all items, nats."""
         users, items = self()
         targets = interaction[self.ITEM_ID]  # [B]
-        negatives = shared_negatives(self.n_items, self.num_negatives).to(targets.device)  # [K]
         queries = users[interaction[self.USER_ID]] / self.temperature  # [B, D]
+        if not self.num_negatives:
+            return full_cross_entropy(queries, items, targets)
+        negatives = shared_negatives(self.n_items, self.num_negatives).to(targets.device)  # [K]
         pos_logits = (queries * items[targets]).sum(1)  # [B]
         return sampled_info_nce(pos_logits, queries @ items[negatives].T, targets, negatives, self.n_items)
