@@ -9,4 +9,4 @@ benchmarks/results/ml-100k-general/; a run is skipped while its record is valid,
 import quality
 
 if __name__ == "__main__":
-    quality.main("ml-100k-general", __doc__, ["recall@10", "ndcg@10", "hit@10", "mrr@10"])
+    quality.main("ml-100k-general", __doc__, ["recall@10", "ndcg@10", "hit@10", "auc"])
