@@ -14,7 +14,7 @@ from recbole_llm.errors import ConfigError
 from recbole_llm.experiment import run
 from recbole_llm.experiment.data import build_data, build_model, eval_data, train_loader
 
-SMALL = {"text_dim": 8, "cold_hidden_size": 8, "cold_ridge": 1.0, "cold_dim": 8, "temperature": 0.1, "num_negatives": 0}
+SMALL = {"text_dim": 8, "cold_dim": 8, "temperature": 0.1, "num_negatives": 0}
 
 
 class TestAGLRec(GeneralContract):
@@ -33,7 +33,7 @@ class TestByBprAndConcatenation(GeneralContract):
 @pytest.mark.slow
 class TestWithSampledNegativesAndWithoutTexts(GeneralContract):
     model = "AGLRec"
-    off = {"use_item_llm": False, "use_user_llm": False, "text_init": False, "cold_weight": 0.0}
+    off = {"use_item_llm": False, "use_user_llm": False, "text_init": False, "cold_path": False}
     config = SMALL | {"num_negatives": 8} | off
 
 
@@ -58,7 +58,7 @@ def scores_of(config, data, model) -> torch.Tensor:
 @pytest.mark.parametrize("mode", ["sum", "concat"])
 @pytest.mark.parametrize("fusion_dim", [None, 5])
 def test_at_step_0_texts_change_nothing(folder, mode, fusion_dim):
-    alike = {"fusion_mode": mode, "fusion_dim": fusion_dim, "cold_weight": 0.0}
+    alike = {"fusion_mode": mode, "fusion_dim": fusion_dim, "cold_path": False}
     with_texts = build(folder, **alike)
     without = build(folder, use_item_llm=False, use_user_llm=False, **alike)
     for name in ("user_embedding", "item_embedding"):
@@ -67,7 +67,7 @@ def test_at_step_0_texts_change_nothing(folder, mode, fusion_dim):
 
 
 def test_scores_written_out(folder):
-    config, data, model = build(folder, cold_weight=0.0)
+    config, data, model = build(folder, cold_path=False)
     for p in model.parameters():  # leave the zeros behind
         torch.nn.init.normal_(p, std=0.5)
     pairs = {(int(data.user_ids[r]), int(data.item_ids[r])) for r in data.split.train}
@@ -104,17 +104,28 @@ def test_a_cold_item_hangs_on_its_text_alone(folder):
         model.item_embedding.weight[cold] += 1.0
     model.eval()
     assert torch.equal(scores_of(config, data, model)[:, cold], before)
-    with torch.no_grad():
-        model.content.rows[cold] = model.content.rows[cold].flip(0)
+    model.content.cold_texts = model.content.cold_texts.flip(0)
+    model.eval()
     torch.testing.assert_close(scores_of(config, data, model)[:, cold], before.flip(1))
+    assert not torch.allclose(before, before.flip(1))
 
 
-def test_the_tower_moves_nothing_but_itself(folder):
-    config, data, model = build(folder)
-    batch = next(iter(train_loader(config, data)))
-    model.train().calculate_loss(batch)[-1].backward()
-    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert moved and all(name.startswith("content.") for name in moved)
+def test_the_path_of_cold_items_against_a_library(folder):
+    from sklearn.linear_model import Ridge
+
+    config, data, model = build(folder, cold_reg_weight=0.7)
+    _, items = model.propagated()
+    unit = F.normalize(items, dim=1).detach().numpy()
+    counts, content = data.item_counts, model.content
+    known, cold = content.known.numpy(), content.cold.numpy()
+    assert (known == (counts > 0)).all() and cold.sum() == 2
+    oracle = Ridge(alpha=0.7, fit_intercept=False)
+    oracle.fit(content.texts.numpy(), unit[known] * np.log1p(counts[known])[:, None])
+    length = np.linalg.norm(oracle.predict(content.texts.numpy()), axis=1).mean()
+    wanted = oracle.predict(content.cold_texts.numpy()) / length
+    found = model()[1].detach().numpy()
+    np.testing.assert_allclose(found[cold], wanted, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(found[~cold], unit[~cold])
 
 
 def test_negatives_of_bpr_are_no_training_items(folder):
@@ -214,6 +225,7 @@ class TestUserTexts:
         ({"loss": "hinge"}, "loss is 'hinge'; choose softmax or bpr"),
         ({"fusion_mode": "product"}, "fusion_mode is 'product'; choose sum or concat"),
         ({"item_features": []}, "set item_features"),
+        ({"cold_reg_weight": 0.0}, "cold_reg_weight is 0.0; it must be above 0"),
         ({"user_text_weight": "stars"}, "user_text_weight is 'stars'"),
     ],
 )
@@ -243,7 +255,7 @@ def test_every_variant_of_the_ablation_is_another_model(folder):
         "fusion_mode",
         "fusion_dim",
         "text_init",
-        "cold_weight",
+        "cold_path",
         "loss",
         "placebo",
     )

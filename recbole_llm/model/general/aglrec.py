@@ -12,7 +12,6 @@ from recbole_llm.model.general.inner_product import InnerProduct
 from recbole_llm.model.graph import layer_mean, training_graph
 from recbole_llm.model.losses import full_cross_entropy, sampled_info_nce, shared_negatives
 
-_COLD_SHARE = 4  # the tower of cold items learns from every fourth interaction of a batch: it has few parameters
 _CHOICES = {"loss": ("softmax", "bpr"), "fusion_mode": ("sum", "concat")}
 
 
@@ -47,12 +46,10 @@ class AGLRec(InnerProduct):
         width = config["embedding_size"]
         self.n_layers, self.temperature, self.loss = config["n_layers"], config["temperature"], config["loss"]
         self.num_negatives, self.reg_weight = config["num_negatives"], config["reg_weight"]
-        self.cold_weight = config["cold_weight"]
         inter = dataset.inter_feat
         users, items = inter[self.USER_ID].long(), inter[self.ITEM_ID].long()
         self.register_buffer("graph", training_graph(dataset), persistent=False)
         self.register_buffer("positives", torch.unique(users * self.n_items + items), persistent=False)  # sorted
-        warm = torch.bincount(items, minlength=self.n_items) > 0  # [N]
         self.user_embedding = nn.Embedding(self.n_users, width)
         self.item_embedding = nn.Embedding(self.n_items, width)
         nn.init.normal_(self.user_embedding.weight, std=config["initializer_range"])
@@ -62,23 +59,12 @@ class AGLRec(InnerProduct):
         of_users = user_text(config, dataset, text) if config["use_user_llm"] else None
         self.item_fusion = Fusion(text if config["use_item_llm"] else None, *make)
         self.user_fusion = Fusion(of_users, *make)
-        self.content = None
         if config["text_init"]:
             self._start_from(text, users, items, config["initializer_range"])
-        if self.cold_weight and bool((~warm[1:]).any()):
+        self.content = None
+        if config["cold_path"]:
             raw = joined_features(dataset, config["item_features"], "rotate", config["cold_dim"])
-            self.content = ContentPath(
-                *raw,
-                warm,
-                users,
-                items,
-                self.n_users,
-                width,
-                config["cold_hidden_size"],
-                config["cold_dropout"],
-                config["cold_ridge"],
-                config["cold_ridge_weight"],
-            )
+            self.content = ContentPath(*raw, torch.bincount(items, minlength=self.n_items), config["cold_reg_weight"])
 
     @torch.no_grad()
     def _start_from(self, text: tuple[Tensor, Tensor], users: Tensor, items: Tensor, std: float) -> None:
@@ -99,12 +85,12 @@ class AGLRec(InnerProduct):
         return torch.split(h, [self.n_users, self.n_items])
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Vectors of users [U, D] and items [N, D]; cold items by their texts alone, see ``ContentPath.join``."""
+        """Unit vectors of users [U, D] and items [N, D]; cold items' by their texts alone, of other lengths."""
         users, items = (F.normalize(h, dim=-1) for h in self.propagated())
-        return (users, items) if self.content is None else self.content.join(users, items)
+        return users, items if self.content is None else self.content(items)
 
     def calculate_loss(self, interaction) -> tuple[Tensor, ...]:
-        """Ranking loss, L2, and the tower's loss where there are cold items. Scalars."""
+        """Ranking loss and L2. Scalars."""
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
         h_users, h_items = self.propagated()
         queries = F.normalize(h_users[users], dim=-1) / self.temperature  # [B, D]
@@ -112,9 +98,6 @@ class AGLRec(InnerProduct):
         if self.reg_weight:
             ego = (self.user_embedding(users), self.item_embedding(items))
             losses.append(self.reg_weight * sum(e.square().sum() for e in ego) / (2 * len(users)))
-        if self.content is not None:
-            part = slice(0, -(-len(users) // _COLD_SHARE))  # batches are drawn at random, so their beginnings are
-            losses.append(self.cold_weight * self._content_loss(queries[part].detach(), items[part]))
         return tuple(losses)
 
     def _ranking_loss(self, queries: Tensor, table: Tensor, users: Tensor, items: Tensor) -> Tensor:
@@ -127,13 +110,6 @@ class AGLRec(InnerProduct):
         negatives = shared_negatives(self.n_items, self.num_negatives).to(items.device)
         wanted = (queries * table[items]).sum(-1)
         return sampled_info_nce(wanted, queries @ table[negatives].T, items, negatives, self.n_items)
-
-    def _content_loss(self, queries: Tensor, items: Tensor) -> Tensor:
-        """Cross-entropy over the warm items that have a text, by their text alone."""
-        known = self.content.trained_on
-        place = known.cumsum(0) - 1  # [N] row of an item among the known
-        rows = known[items]
-        return F.cross_entropy(queries[rows] @ self.content(known).T, place[items[rows]])
 
     def _negatives(self, users: Tensor) -> Tensor:
         """For each user an item that is none of his training items, uniformly; after 16 draws whatever came. [B]."""

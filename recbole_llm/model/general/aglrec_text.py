@@ -1,4 +1,4 @@
-"""The texts of AGLRec: of items and users, their fusion with identities, the tower for items without interactions."""
+"""The texts of AGLRec: of items and users, their fusion with identities, vectors of items without interactions."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from recbole_llm.errors import ConfigError
 from recbole_llm.model.content import joined_features
-from recbole_llm.model.layers import Dropout, whiten
+from recbole_llm.model.layers import whiten
 
 
 def item_text(config, dataset) -> tuple[Tensor, Tensor]:
@@ -113,89 +113,42 @@ class Fusion(nn.Module):
 
 
 class ContentPath(nn.Module):
-    r"""Items that no training interaction uses, by their texts alone: the sum of two scores that err differently.
+    r"""Vectors of items that no training interaction uses, from their texts alone.
 
-    A tower, trained to rank the items that have interactions for the model's user vectors:
-    :math:`c_i = W_0 t_i + W_2\, \mathrm{GELU}(W_1 t_i)` with :math:`W_2 = 0` at step 0, scored by its cosine. And each
-    user's ridge regression of his interactions on the texts, in closed form:
-    :math:`p_u = (T^\top T + \lambda I)^{-1} T^\top x_u`, T the texts of the items with interactions, scored by
-    :math:`p_u \cdot t_i`. The second is brought to the spread that the first has for the user over the cold items, and
-    weighted.
+    A ridge regression from text to the model's own vectors :math:`\hat h_i` (of length 1), in closed form and without a
+    parameter: :math:`c = M^\top t`, :math:`M = (T^\top T + \lambda I)^{-1} T^\top Y`, T the texts of the items with
+    interactions, :math:`Y_i = \hat h_i \log(1 + n_i)` with :math:`n_i` their number: what text tells of an item's use
+    counts beside its direction. After Gantner et al. 2010, https://doi.org/10.1109/ICDM.2010.129, who map attributes to
+    the factors of matrix factorisation. All :math:`c` are divided by the mean length of the fitted ones, so that cold
+    and other items can be ranked together.
 
     Args:
-        rows: frozen texts, unwhitened: in ridge regression the directions in which texts vary most are shrunk least
-            [N, F] float32. present: which exist [N] bool. warm: which items have interactions [N] bool.
-        users, items: training interactions. [n] int64 each. n_users: U.
-        width: D. hidden_size: of the tower's second branch; 0 leaves it out. dropout: of the texts the tower reads.
-        ridge: lambda, > 0; 0 leaves the regression out. ridge_weight: its weight beside the tower, >= 0.
+        rows: frozen texts, unwhitened: ridge regression shrinks least the directions in which texts vary most [N, F]
+            float32. present: which exist [N] bool. counts: training interactions [N] int64. reg_weight: lambda, > 0.
     """
 
-    def __init__(
-        self,
-        rows: Tensor,
-        present: Tensor,
-        warm: Tensor,
-        users: Tensor,
-        items: Tensor,
-        n_users: int,
-        width: int,
-        hidden_size: int,
-        dropout: float,
-        ridge: float,
-        ridge_weight: float,
-    ) -> None:
+    def __init__(self, rows: Tensor, present: Tensor, counts: Tensor, reg_weight: float) -> None:
         super().__init__()
-        cold = present & ~warm
+        if reg_weight <= 0:
+            raise ConfigError(f"cold_reg_weight is {reg_weight}; it must be above 0")
+        warm = counts > 0
+        cold, known = present & ~warm, present & warm
         cold[0] = False
-        self.ridge_weight = ridge_weight if ridge else 0.0
-        self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("trained_on", present & warm, persistent=False)
+        texts = rows[known].double()
+        gram = texts.T @ texts + reg_weight * torch.eye(rows.shape[1], dtype=torch.float64)
+        self.register_buffer("known", known, persistent=False)
         self.register_buffer("cold", cold, persistent=False)
-        self.dropout = Dropout(dropout)
-        self.linear = nn.Linear(rows.shape[1], width, bias=False)
-        self.branch = None
-        if hidden_size:
-            last = nn.Linear(hidden_size, width, bias=False)
-            nn.init.zeros_(last.weight)
-            self.branch = nn.Sequential(nn.Linear(rows.shape[1], hidden_size), nn.GELU(), last)
-        if self.ridge_weight:
-            known = rows[self.trained_on].double()  # [n, F]
-            gram = known.T @ known + ridge * torch.eye(rows.shape[1], dtype=torch.float64)
-            pairs = torch.unique(users * len(rows) + items)  # a repeated interaction counts once
-            users, items = pairs // len(rows), pairs % len(rows)
-            totals = torch.zeros(n_users, rows.shape[1]).index_add_(0, users, rows[items])  # T^T x_u
-            profiles = torch.linalg.solve(gram, totals.T.double()).T.float()
-            self.register_buffer("profiles", profiles, persistent=False)  # [U, F]
+        self.register_buffer("texts", rows[known], persistent=False)  # [n, F]
+        self.register_buffer("cold_texts", rows[cold], persistent=False)
+        self.register_buffer("inverse", torch.linalg.inv(gram).float(), persistent=False)  # [F, F]
+        self.register_buffer("weight", torch.log1p(counts[known].float())[:, None], persistent=False)  # [n, 1]
 
-    def forward(self, chosen: Tensor) -> Tensor:
-        """The tower's unit vectors of the chosen items ([N] bool). [n, D] float32."""
-        rows = self.dropout(self.rows[chosen])
-        out = self.linear(rows) if self.branch is None else self.linear(rows) + self.branch(rows)
-        return F.normalize(out, dim=-1)
-
-    def join(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors whose inner products score cold items by their texts, the others as before.
-
-        Args:
-            users [U, D], items [N, D]: unit vectors.
-        Returns:
-            users [U, D + F], items [N, D + F]; of width D without the regression.
-        """
-        by_text = self(self.cold)  # [n, D]
+    def forward(self, items: Tensor) -> Tensor:
+        """Item vectors of length 1 [N, D] -> the same, those of cold items with a text by that text. [N, D] float32."""
+        if not len(self.cold_texts) or not len(self.texts):
+            return items
+        to_vector = self.inverse @ (self.texts.T @ (items[self.known] * self.weight))  # [F, D]
+        length = (self.texts @ to_vector).norm(dim=1).mean().clamp(min=1e-12)
         items = items.clone()
-        items[self.cold] = by_text
-        if not self.ridge_weight:
-            return users, items
-        texts = self.rows[self.cold]  # [n, F]
-        spread = [_spread(users, by_text), _spread(self.profiles, texts)]  # [U, 1] each
-        profiles = self.profiles * (self.ridge_weight * spread[0] / spread[1].clamp(min=1e-12))
-        beside = torch.zeros(len(items), texts.shape[1], device=items.device)
-        beside[self.cold] = texts
-        return torch.cat([users, profiles], 1), torch.cat([items, beside], 1)
-
-
-def _spread(users: Tensor, items: Tensor) -> Tensor:
-    """Standard deviation of each user's scores over the items. [U, D], [n, D] -> [U, 1]."""
-    centred = items - items.mean(0)
-    covariance = centred.T @ centred / max(len(items), 1)
-    return ((users @ covariance) * users).sum(1, keepdim=True).clamp(min=0).sqrt()
+        items[self.cold] = self.cold_texts @ to_vector / length
+        return items
