@@ -36,5 +36,9 @@ def joined_features(dataset, names: Sequence[str], method: str, dim: int | None)
     """
     parts = [feature_of(dataset, name) for name in names]
     present = np.any([p for _, p in parts], 0)
-    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x, _ in parts]
-    return torch.from_numpy(whiten(np.concatenate(unit, 1), present, method, dim)), torch.from_numpy(present)
+    joined = np.empty((len(present), sum(x.shape[1] for x, _ in parts)), dtype=np.float32)
+    start = 0
+    for x, _ in parts:
+        length = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        np.divide(x, length, out=joined[:, start : (start := start + x.shape[1])])
+    return torch.from_numpy(whiten(joined, present, method, dim)), torch.from_numpy(present)

@@ -4,6 +4,7 @@ Shapes: B batch, L sequence length, D hidden size, F feature size, N items (row 
 """
 
 import numpy as np
+import scipy.linalg
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -135,29 +136,48 @@ def whiten(features: np.ndarray, present: np.ndarray, method: str, dim: int | No
         [N, F'] float32 with unit rows where present, zero rows elsewhere; F' = min(dim, F, rows) for pca and rotate,
         else F.
     """
-    out_dim = features.shape[1]
-    x = features.astype(np.float64)
-    x = np.where(present[:, None], x - x[present].mean(0), 0.0)
-    if method != "none":
-        n, width = int(present.sum()), features.shape[1]
-        kept = min(dim or width, width, n)
-        if width <= n:
-            variance, directions = np.linalg.eigh(x.T @ x / n)  # ascending
-            variance, directions = variance[::-1][:kept], directions[:, ::-1][:, :kept]
-        else:  # the same directions from the smaller Gram matrix of the rows
-            variance, weights = np.linalg.eigh(x @ x.T / n)
-            variance, weights = variance[::-1][:kept], weights[:, ::-1][:, :kept]
-            directions = x.T @ weights / np.sqrt(np.maximum(n * variance, 1e-12))
-        shrink = width / (n + width)
-        scale = 1.0 / np.sqrt((1 - shrink) * variance + shrink * np.square(x).sum() / n / width + 1e-12)
-        # eigenvectors have a free sign: fix it, so that the same data gives the same features everywhere
-        directions = directions * np.sign(directions[np.abs(directions).argmax(0), np.arange(kept)])
-        x = (x @ directions) * (1.0 if method == "rotate" else scale)
-        if method == "zca":
-            x = x @ directions.T
-        out_dim = x.shape[1]
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return (x / np.maximum(norm, 1e-12)).astype(np.float32).reshape(len(features), out_dim)
+    n, width = int(present.sum()), features.shape[1]
+    by_rows, by_columns = _blocks(len(features)), _blocks(width)
+    mean = sum(features[b][present[b]].sum(0, dtype=np.float64) for b in by_rows) / max(n, 1)
+
+    def centred(rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
+        """A part of the centred features in float64: the whole would be several times the features' own memory."""
+        part = features[rows, columns] - mean[columns]
+        part[~present[rows]] = 0.0
+        return part
+
+    if method == "none":
+        return _unit_rows(centred())
+    kept = min(dim or width, width, n)
+    # the same directions follow from the Gram matrix of the columns and of the rows: take the smaller one
+    gram = np.zeros((width, width) if width <= n else (len(features), len(features)))
+    for b in by_rows if width <= n else by_columns:
+        part = centred(rows=b).T if width <= n else centred(columns=b)
+        gram += part @ part.T
+    gram /= n
+    total = np.trace(gram)
+    last = len(gram) - 1
+    # transposed it is in Fortran's order, which is overwritten in place
+    variance, directions = scipy.linalg.eigh(gram.T, subset_by_index=(last - kept + 1, last), overwrite_a=True)
+    variance, directions = variance[::-1], directions[:, ::-1]  # eigh has them ascending
+    if width > n:
+        directions = np.concatenate([centred(columns=b).T @ directions for b in by_columns])
+        directions /= np.sqrt(np.maximum(n * variance, 1e-12))
+    shrink = width / (n + width)
+    scale = 1.0 / np.sqrt((1 - shrink) * variance + shrink * total / width + 1e-12)
+    # eigenvectors have a free sign: fix it, so that the same data gives the same features everywhere
+    directions *= np.sign(directions[np.abs(directions).argmax(0), np.arange(kept)])
+    x = np.concatenate([centred(rows=b) @ directions for b in by_rows]) * (1.0 if method == "rotate" else scale)
+    return _unit_rows(x @ directions.T if method == "zca" else x)
+
+
+def _blocks(n: int, size: int = 512) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def _unit_rows(x: np.ndarray) -> np.ndarray:
+    """Rows of length 1, zero rows as they are. [N, F] float64 -> float32."""
+    return (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
 def causal_mean(values: Tensor, mask: Tensor) -> Tensor:
