@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 from recbole_llm.errors import ConfigError
 from recbole_llm.model.content import joined_features
-from recbole_llm.model.general.aglrec_text import ContentPath, Fusion, item_text, principal_rows, user_text
+from recbole_llm.model.general.aglrec_text import (
+    ContentPath,
+    Fusion,
+    item_text,
+    principal_rows,
+    user_text,
+    weighted_sums,
+)
 from recbole_llm.model.general.inner_product import InnerProduct
 from recbole_llm.model.graph import layer_mean, training_graph
 from recbole_llm.model.losses import full_cross_entropy, sampled_info_nce, shared_negatives
@@ -70,7 +77,7 @@ class AGLRec(InnerProduct):
     def _start_from(self, text: tuple[Tensor, Tensor], users: Tensor, items: Tensor, std: float) -> None:
         """Initial identities: an item's text in D dimensions, a user's the mean of his items', scaled to ``std``."""
         rows, present = principal_rows(*text, self.item_embedding.embedding_dim)
-        totals = torch.zeros(self.n_users, rows.shape[1]).index_add_(0, users, rows[items])
+        totals = weighted_sums(users, items, torch.ones(len(users)), rows, self.n_users)
         for table, start, known in (
             (self.item_embedding, rows, present),
             (self.user_embedding, totals, totals.abs().sum(1) > 0),

@@ -1,5 +1,6 @@
 """The texts of AGLRec: of items and users, their fusion with identities, vectors of items without interactions."""
 
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,9 +46,21 @@ def user_text(config, dataset, text: tuple[Tensor, Tensor]) -> tuple[Tensor, Ten
         rows, present = text
         spoken = inter[dataset.iid_field].long()
     weight = _weights(config, dataset, users, present[spoken])
-    total = torch.zeros(dataset.user_num, rows.shape[1]).index_add_(0, users, rows[spoken] * weight[:, None])
+    total = weighted_sums(users, spoken, weight, rows, dataset.user_num)
     known = torch.zeros(dataset.user_num).index_add_(0, users, weight) > 0
     return F.normalize(total, dim=-1), known
+
+
+def weighted_sums(users: Tensor, ids: Tensor, weight: Tensor, rows: Tensor, n_users: int) -> Tensor:
+    """Sum of ``weight * rows[ids]`` by user, without a row for each interaction in memory.
+
+    Args:
+        users, ids: [n] int64. weight: [n] float32. rows: [N, F] float32.
+    Returns:
+        [n_users, F] float32.
+    """
+    x = sp.csr_matrix((weight.numpy(), (users.numpy(), ids.numpy())), shape=(n_users, len(rows)))
+    return torch.from_numpy(x @ rows.numpy())
 
 
 def _weights(config, dataset, users: Tensor, present: Tensor) -> Tensor:
