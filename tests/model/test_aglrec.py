@@ -113,7 +113,7 @@ def test_a_cold_item_hangs_on_its_text_alone(folder):
 def test_the_path_of_cold_items_against_a_library(folder):
     from sklearn.linear_model import Ridge
 
-    config, data, model = build(folder, cold_reg_weight=0.7)
+    config, data, model = build(folder, cold_reg_weight=0.7, cold_scale=0.6)
     _, items = model.propagated()
     unit = F.normalize(items, dim=1).detach().numpy()
     counts, content = data.item_counts, model.content
@@ -122,7 +122,7 @@ def test_the_path_of_cold_items_against_a_library(folder):
     oracle = Ridge(alpha=0.7, fit_intercept=False)
     oracle.fit(content.texts.numpy(), unit[known] * np.log1p(counts[known])[:, None])
     length = np.linalg.norm(oracle.predict(content.texts.numpy()), axis=1).mean()
-    wanted = oracle.predict(content.cold_texts.numpy()) / length
+    wanted = 0.6 * oracle.predict(content.cold_texts.numpy()) / length
     found = model()[1].detach().numpy()
     np.testing.assert_allclose(found[cold], wanted, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(found[~cold], unit[~cold])
@@ -226,6 +226,7 @@ class TestUserTexts:
         ({"fusion_mode": "product"}, "fusion_mode is 'product'; choose sum or concat"),
         ({"item_features": []}, "set item_features"),
         ({"cold_reg_weight": 0.0}, "cold_reg_weight is 0.0; it must be above 0"),
+        ({"cold_scale": -1.0}, "cold_scale is -1.0; it must be above 0"),
         ({"user_text_weight": "stars"}, "user_text_weight is 'stars'"),
     ],
 )

@@ -71,7 +71,8 @@ class AGLRec(InnerProduct):
         self.content = None
         if config["cold_path"]:
             raw = joined_features(dataset, config["item_features"], "rotate", config["cold_dim"])
-            self.content = ContentPath(*raw, torch.bincount(items, minlength=self.n_items), config["cold_reg_weight"])
+            counts = torch.bincount(items, minlength=self.n_items)
+            self.content = ContentPath(*raw, counts, config["cold_reg_weight"], config["cold_scale"])
 
     @torch.no_grad()
     def _start_from(self, text: tuple[Tensor, Tensor], users: Tensor, items: Tensor, std: float) -> None:

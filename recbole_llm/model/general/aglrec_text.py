@@ -131,19 +131,23 @@ class ContentPath(nn.Module):
     A ridge regression from text to the model's own vectors :math:`\hat h_i` (of length 1), in closed form and without a
     parameter: :math:`c = M^\top t`, :math:`M = (T^\top T + \lambda I)^{-1} T^\top Y`, T the texts of the items with
     interactions, :math:`Y_i = \hat h_i \log(1 + n_i)` with :math:`n_i` their number: what text tells of an item's use
-    counts beside its direction. After Gantner et al. 2010, https://doi.org/10.1109/ICDM.2010.129, who map attributes to
-    the factors of matrix factorisation. All :math:`c` are divided by the mean length of the fitted ones, so that cold
-    and other items can be ranked together.
+    the factors of matrix factorisation. All :math:`c` are divided by the mean length of the fitted ones and multiplied
+    by ``scale``, so that cold and other items can be ranked together: how often new items are wanted is a fact about
+    the data that training interactions cannot tell.
 
     Args:
         rows: frozen texts, unwhitened: ridge regression shrinks least the directions in which texts vary most [N, F]
             float32. present: which exist [N] bool. counts: training interactions [N] int64. reg_weight: lambda, > 0.
+        scale: mean length of cold items' vectors, where those of the others have length 1, > 0.
     """
 
-    def __init__(self, rows: Tensor, present: Tensor, counts: Tensor, reg_weight: float) -> None:
+    def __init__(self, rows: Tensor, present: Tensor, counts: Tensor, reg_weight: float, scale: float) -> None:
         super().__init__()
         if reg_weight <= 0:
             raise ConfigError(f"cold_reg_weight is {reg_weight}; it must be above 0")
+        if scale <= 0:
+            raise ConfigError(f"cold_scale is {scale}; it must be above 0")
+        self.scale = scale
         warm = counts > 0
         cold, known = present & ~warm, present & warm
         cold[0] = False
@@ -163,5 +167,5 @@ class ContentPath(nn.Module):
         to_vector = self.inverse @ (self.texts.T @ (items[self.known] * self.weight))  # [F, D]
         length = (self.texts @ to_vector).norm(dim=1).mean().clamp(min=1e-12)
         items = items.clone()
-        items[self.cold] = self.cold_texts @ to_vector / length
+        items[self.cold] = self.cold_texts @ to_vector * (self.scale / length)
         return items
