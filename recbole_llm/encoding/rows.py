@@ -97,24 +97,11 @@ def encode_rows(
     Raises:
         DataError: when a row is not finite, or rows differ in size.
     """
-    tasks = {}
-
-    def keep(task) -> None:
-        batch = tasks.pop(task)
-        store.put([key for key, _ in batch], task.result())
-        done(len(batch))
-
-    with ThreadPoolExecutor(encoder.requests) as pool:
-        tasks |= {pool.submit(_encode_batch, encoder, batch, dtype): batch for batch in plan.batches}
-        try:
-            for task in as_completed(list(tasks)):
-                keep(task)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            for task in list(tasks):  # what was under way may have been paid for
-                if task.done() and not task.cancelled() and task.exception() is None:
-                    keep(task)
-            raise
+    if encoder.requests == 1:  # a model on this machine uses all cores: nothing is gained beside it
+        for batch in plan.batches:
+            _keep(store, batch, _encode_batch(encoder, batch, dtype), done)
+    else:
+        _encode_at_once(plan, encoder, store, dtype, done)
     rows = store.get(list(plan.keys.values()))
     tokens = list(plan.keys)
     sizes = {len(row) for row in rows.values()}
@@ -123,6 +110,29 @@ def encode_rows(
     embedding = np.array([rows[plan.keys[token]] for token in tokens], dtype=dtype)
     n_new = len(plan.todo)
     return Encoded(tokens, embedding, n_new, plan.n_contents - n_new)
+
+
+def _keep(store: RowStore, batch: Sequence[tuple[bytes, Content]], rows: np.ndarray, done: Callable[[int], None]):
+    store.put([key for key, _ in batch], rows)
+    done(len(batch))
+
+
+def _encode_at_once(
+    plan: Plan, encoder: Encoder, store: RowStore, dtype: np.dtype, done: Callable[[int], None]
+) -> None:
+    """Several batches at a time, each kept as soon as it is there."""
+    tasks = {}
+    with ThreadPoolExecutor(encoder.requests) as pool:
+        tasks |= {pool.submit(_encode_batch, encoder, batch, dtype): batch for batch in plan.batches}
+        try:
+            for task in as_completed(list(tasks)):
+                _keep(store, tasks.pop(task), task.result(), done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            for task, batch in tasks.items():  # what was under way may have been paid for
+                if task.done() and not task.cancelled() and task.exception() is None:
+                    _keep(store, batch, task.result(), done)
+            raise
 
 
 def _encode_batch(encoder: Encoder, batch: Sequence[tuple[bytes, Content]], dtype: np.dtype) -> np.ndarray:

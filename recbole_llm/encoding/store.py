@@ -4,6 +4,7 @@ One SQLite file, one row a content. A batch is one transaction, so that a proces
 in flight and nothing else, and two processes can write to one store.
 """
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -48,6 +49,10 @@ class RowStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # autocommit: transactions begin and end where it is written so
             self._db = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None)
+            with contextlib.suppress(sqlite3.OperationalError):  # a disk that cannot: each commit waits for it then
+                # a log that is written at commits and reaches the disk later: nothing is lost when a process is killed
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute(_LAYOUT)
             self._db.execute("SELECT key, dtype, vector FROM rows LIMIT 0")
         except (sqlite3.Error, OSError) as error:
