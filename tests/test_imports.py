@@ -25,7 +25,7 @@ ALLOWED = {
     "trainer": FREE | {"model.losses", "evaluation"},
     "experiment": FOUNDATIONS | {"data", "model", "evaluation", "trainer"},
     "comparison": FOUNDATIONS | {"experiment", "trainer", "evaluation", "data.files"},
-    "augment": FOUNDATIONS | {"experiment", "data", "encoding", "trainer.eval_data"},
+    "augment": FOUNDATIONS | {"experiment", "data", "encoding", "serving"},
     "serving": FOUNDATIONS | {"experiment", "data", "evaluation", "trainer.eval_data", "trainer.fold_in"},
     "report": FREE | {"comparison", "data.files", "evaluation.slices"},
     # the commands build on experiments; encode and doctor look at feature files, which are data, not runs

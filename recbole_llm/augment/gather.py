@@ -7,19 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
-import torch
 
 from recbole_llm.augment import subjects as make
 from recbole_llm.augment.prompts import Prompt
 from recbole_llm.data.atomic import read_atomic
-from recbole_llm.errors import CheckpointError, ConfigError, FeatureError
+from recbole_llm.errors import ConfigError, FeatureError
 from recbole_llm.experiment import load
 from recbole_llm.experiment.audit import TITLES, item_titles
-from recbole_llm.experiment.data import build_data, eval_data, named_features
-from recbole_llm.trainer.eval_data import EvalData
-
-_USERS_AT_ONCE = 512
+from recbole_llm.experiment.data import build_data, named_features
+from recbole_llm.serving.recommender import Recommender
 
 
 @dataclass(frozen=True)
@@ -122,35 +118,9 @@ def _user_rows(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _candidates(model, data, n: int) -> dict[str, list[str]]:
-    """User -> the n best items that his training history has not, for the users that validation knows.
-
-    Raises:
-        CheckpointError: for a run that RecBole's own evaluator judged: it hands out no scores.
-    """
-    valid = eval_data(data.config, data, "valid")  # for the model's inputs; what it holds out plays no part
-    if not isinstance(valid, EvalData):
-        raise CheckpointError(
-            "the run's evaluator is RecBole's own, which gives no candidates; train with recbole_llm's"
-        )
-    users, items = (data.base.field2id_token[field] for field in (data.base.uid_field, data.base.iid_field))
-    user_ids, score = valid.tasks[0].user_ids, valid.scorer(model, data.config["device"])
-    seen = sp.csr_matrix(
-        (
-            np.ones(len(data.split.train), dtype=bool),
-            (data.user_ids[data.split.train], data.item_ids[data.split.train]),
-        ),
-        shape=(len(users), len(items)),
-    )
-    found: dict[str, list[str]] = {}
-    with torch.no_grad():
-        for start in range(0, len(user_ids), _USERS_AT_ONCE):
-            rows = np.arange(start, min(start + _USERS_AT_ONCE, len(user_ids)))
-            scores = score(rows).cpu().clone()
-            scores[:, 0] = -torch.inf
-            scores[torch.from_numpy(seen[user_ids[rows]].toarray())] = -torch.inf
-            values, best = scores.topk(min(n, scores.shape[1] - 1), dim=1)
-            for row, value, own in zip(rows, values, best.numpy(), strict=True):
-                kept = [str(items[item]) for item, v in zip(own, value, strict=True) if v > -torch.inf]
-                if len(kept) > 1:
-                    found[str(users[user_ids[row]])] = kept
-    return found
+    """User -> the n best items that his training history has not, for the users who have one and get two or more."""
+    recommender = Recommender(model, data, history="train")
+    users = recommender.user_tokens[np.unique(data.user_ids[data.split.train])]
+    best = recommender.recommend(users.tolist(), topk=n)
+    found = {user: own.tolist() for user, own in best.groupby("user", sort=False)["item"]}
+    return {user: items for user, items in found.items() if len(items) > 1}

@@ -14,6 +14,7 @@ from recbole.evaluator import metric_types
 
 from recbole_llm.config import checks, locate
 from recbole_llm.config.merge import Layer, merge, without_removed
+from recbole_llm.config.needs import check_runnable, required_settings
 from recbole_llm.config.sources import (
     SettingsLoader,
     lift_extra,
@@ -23,7 +24,7 @@ from recbole_llm.config.sources import (
 )
 from recbole_llm.errors import ConfigError
 from recbole_llm.paths import properties_dir
-from recbole_llm.registry import check_runnable, did_you_mean, required_settings, resolve_model
+from recbole_llm.registry import did_you_mean, resolve_model
 
 
 class PluginConfig(Config):

@@ -80,7 +80,7 @@ class AlignedFeature:
         counts = np.asarray(interaction_counts)
         if counts.shape != self.present.shape:
             raise ValueError(f"interaction_counts has shape {counts.shape}, the feature {self.present.shape}")
-        share = counts[self.present].sum() / max(counts[1:].sum(), 1)
+        share = counts[self.present].sum() / max(counts.sum(), 1)  # id 0: interactions that name no row
         return f"{line}, {100 * share:.1f} % of interactions"
 
 

@@ -54,7 +54,7 @@ def named_features(config, data: RecData, wanted: list[str]) -> dict[str, Aligne
     if missing:
         raise ConfigError(
             f"feature '{missing[0]}' is not among the features of dataset '{config['dataset']}' "
-            f"({', '.join(offered) or 'none'}); add it under features in a config file"
+            f"({', '.join(offered) or 'none'}); {_other_name(config, missing[0])}add it under features in a config file"
         )
     id_fields = {"item": base.iid_field, "user": base.uid_field}
     tokens = {name: base.field2id_token[name] for name in id_fields.values()}
@@ -68,6 +68,11 @@ def named_features(config, data: RecData, wanted: list[str]) -> dict[str, Aligne
         id_fields=id_fields,
         split=(data.split.fingerprint, config["protocol"]),
     )
+
+
+def _other_name(config, feature: str) -> str:
+    """``name others in item_features, or ``: by the setting that names the feature, where one does."""
+    return next((f"name others in {key}, or " for key in FACET_KEYS if feature in (config[key] or [])), "")
 
 
 def control(features: dict[str, AlignedFeature], kind: str | None, seed: int, data: RecData):

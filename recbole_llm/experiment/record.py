@@ -12,7 +12,7 @@ from pathlib import Path
 
 _NAME, _PACKAGE = "recbole_llm", Path(__file__).resolve().parent.parent
 # what the registry says of a model ends up in its config
-_DOES_NOT_COUNT = (f"{_NAME}.experiment.record", f"{_NAME}.registry")
+_DOES_NOT_COUNT = (f"{_NAME}.experiment.record", f"{_NAME}.registry", f"{_NAME}.config.needs")
 # beginnings of the metrics that describe what is recommended, to whomever
 _OF_LISTS = ("itemcoverage", "giniindex", "averagepopularity", "novelty", "tailpercentage", "shannonentropy")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

@@ -114,7 +114,7 @@ def _run(config, folder: Path, say) -> RunResult:
     with clock("test"):
         test = eval_data(config, data, "test")
         if isinstance(test, EvalData):
-            fold_in(model, test.known_dataset()) if _scores_by_user_rows(config) else None
+            fold_in(model, test.known_dataset())
         metrics = dict(trainer.evaluate(test, load_best_model=False))
     slices = {}
     if isinstance(test, EvalData):
@@ -163,10 +163,6 @@ def _identity(config, data) -> dict[str, object]:
         "split": data.split.fingerprint,
         "feature table": features_hash(data.features),
     }
-
-
-def _scores_by_user_rows(config) -> bool:
-    return config["MODEL_TYPE"].name in ("GENERAL", "TRADITIONAL")
 
 
 def write_per_user(path: Path, data, results) -> None:

@@ -21,9 +21,8 @@ _TOLERANCE = 1e-4  # of the range of a user's scores: what float32 sums in anoth
 def embeddings(recommender: Recommender) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of all users and items, by id.
 
-    They are what the model's own ``embeddings()`` gives, else the vectors that RecBole's graph models score by, else
-    the embedding tables; whatever they are, their inner products must order all items as the model's scores do, for
-    users from all over the dataset.
+    They are the vectors that graph models score by, else the embedding tables; whatever they are, their inner products
+    must order all items as the model's scores do, for users from all over the dataset.
 
     Returns:
         [n_users, D] and [n_items, D] float32; row 0 is [PAD].
@@ -63,8 +62,6 @@ def ranks_alike(products: np.ndarray, scores: np.ndarray) -> bool:
 
 def _candidates(model) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of tables that the model may score by, the likeliest first."""
-    if hasattr(model, "embeddings"):
-        yield model.embeddings()
     for pair in (("restore_user_e", "restore_item_e"), ("restore_user_e", "restore_entity_e")):  # kept after scoring
         tables = [getattr(model, name, None) for name in pair]
         if all(isinstance(table, Tensor) for table in tables):
@@ -93,7 +90,8 @@ def save_embeddings(recommender: Recommender, users: Path | None = None, items: 
         check_embeddings_file(path)
     tables = embeddings(recommender)
     sides = zip((users, items), tables, (base.uid_field, base.iid_field), strict=True)
-    facts = {"encoder": config["model"], "dataset": config["dataset"], "split": recommender.data.split.fingerprint}
+    facts = {"encoder": config["model"], "dataset": config["dataset"]}
+    facts |= {"protocol": config["protocol"], "split": recommender.data.split.fingerprint}  # loads under this one alone
     written = []
     for path, table, id_field in sides:
         if path is not None:

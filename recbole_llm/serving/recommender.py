@@ -21,9 +21,8 @@ from recbole_llm.registry import did_you_mean
 from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.fold_in import fold_in
 
-HISTORIES = ("all", "known")
+HISTORIES = ("all", "known", "train")
 _SCORES_AT_ONCE = 4 * 1024 * 1024  # 16 MiB of float32 a copy
-_FOLDED_IN = (ModelType.GENERAL, ModelType.TRADITIONAL)  # those that may score a user by his row of interactions
 _COMPARED = 20_000  # an unknown token is compared with so many known ones: difflib is slow
 
 
@@ -34,7 +33,8 @@ class Recommender:
         model: in eval mode. Models that score a user by his row of interactions are folded in, as for a test.
         data: RecData that it was trained on.
         history: "all": users are known by all that they have used, as one deploys a model. "known": by the training and
-            validation rows alone, as in the evaluation on test rows, so that the lists can be scored.
+            validation rows alone, as in the evaluation on test rows, so that the lists can be scored. "train": by the
+            training rows alone, so that what is made from the lists knows no held-out row.
     """
 
     def __init__(self, model, data, history: str = "all", title: str = "") -> None:
@@ -48,14 +48,17 @@ class Recommender:
             raise ConfigError(f"history is '{history}'; choose {' or '.join(HISTORIES)}")
         self.model, self.data, self.history = model.eval(), data, history
         self.titles = _titles(data.config, title)
-        split = data.split
-        self._rows = np.concatenate([split.train, split.valid, *([split.open_test()] if history == "all" else [])])
+        parts = [data.split.train]
+        if history != "train":
+            parts.append(data.split.valid)
+        if history == "all":
+            parts.append(data.split.open_test())
+        self._rows = np.concatenate(parts)
         # what min_rating drops is no history that the model knows how to read, but the user has had it
         seen = np.arange(len(data.user_ids)) if history == "all" else self._rows
         pairs = (data.user_ids[seen], data.item_ids[seen])
         self._seen = sp.csr_matrix((np.ones(len(seen), dtype=bool), pairs), shape=(data.base.user_num, data.n_items))
-        if data.config["MODEL_TYPE"] in _FOLDED_IN:
-            fold_in(model, data.subset(self._rows))
+        fold_in(model, data.subset(self._rows))
 
     @classmethod
     def from_run(cls, run: str | Path, history: str = "all", title: str = "") -> "Recommender":

@@ -7,17 +7,21 @@ kind read it as the user's row. What was learned (similarities, weights) stays a
 import numpy as np
 import scipy.sparse as sp
 from recbole.model.abstract_recommender import AutoEncoderMixin
+from recbole.utils import ModelType
 
 
 def fold_in(model, known_dataset) -> bool:
     """Replace the user rows of a RecBole model by the known interactions.
 
     Args:
-        model: any model; autoencoders and item-similarity models are changed, others left alone.
+        model: any model; autoencoders and item-similarity models are changed, others left alone, sequential ones, which
+            read the history itself, among them.
         known_dataset: RecBole dataset of the known interactions.
     Returns:
         Whether the model reads user rows and was changed.
     """
+    if model.type not in (ModelType.GENERAL, ModelType.TRADITIONAL):
+        return False
     if isinstance(model, AutoEncoderMixin):
         model.build_histroy_items(known_dataset)
         return True

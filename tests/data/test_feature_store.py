@@ -97,10 +97,10 @@ def test_coverage_line():
     present[[0, *range(1, 24)]] = False
     counts = np.full(1683, 100)
     counts[1:24] = 50
-    counts[0] = 10**6  # the count of [PAD] must not enter the share
+    counts[0] = 500  # interactions that name no row, such as those without a review
     aligned = AlignedFeature("content", "item_id", np.zeros((1683, 2), np.float32), present)
     assert aligned.coverage_line() == "content: 1659/1682 items, 98.6 %"
-    share = 1659 * 100 / (1659 * 100 + 23 * 50)
+    share = 1659 * 100 / (1659 * 100 + 23 * 50 + 500)
     assert aligned.coverage_line(counts) == f"content: 1659/1682 items, 98.6 %, {100 * share:.1f} % of interactions"
     with pytest.raises(ValueError, match="interaction_counts has shape"):
         aligned.coverage_line(counts[1:])

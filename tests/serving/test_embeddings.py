@@ -86,15 +86,16 @@ def test_a_model_without_such_vectors(recommender_of, tmp_path, model):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_models_own_method_comes_first_and_has_to_be_right(recommender_of):
+def test_the_likeliest_pair_that_ranks_alike_is_taken(recommender_of, monkeypatch):
     made = recommender_of("BPR")
     users, items = (table.weight.detach() for table in (made.model.user_embedding, made.model.item_embedding))
-    made.model.embeddings = lambda: (2 * users, items)
+    monkeypatch.setattr(made.model, "restore_user_e", 2 * users, raising=False)
+    monkeypatch.setattr(made.model, "restore_item_e", items, raising=False)
     np.testing.assert_array_equal(embeddings(made)[0], 2 * users.numpy())
-    made.model.embeddings = lambda: (-users, items)  # the tables themselves do rank as the model
+    monkeypatch.setattr(made.model, "restore_user_e", -users)  # the tables themselves do rank as the model
     np.testing.assert_array_equal(embeddings(made)[0], users.numpy())
-    del made.model.user_embedding
-    made.scorer = lambda user_ids: lambda rows: users[user_ids] @ items.T
+    monkeypatch.setattr(made.model, "restore_user_e", users)
+    monkeypatch.setattr(made, "scorer", lambda user_ids: lambda rows: -users[user_ids] @ items.T)
     with pytest.raises(ConfigError, match="BPR has no vectors"):
         embeddings(made)
 
