@@ -9,7 +9,7 @@ import difflib
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,12 @@ class AlignedFeature:
         digest.update(np.ascontiguousarray(self.matrix))
         digest.update(self.present.tobytes())
         return digest.hexdigest()
+
+    def released(self) -> "AlignedFeature":
+        """The same without its rows, once a model has made its own of them: what a record says of it stays."""
+        described = replace(self, matrix=self.matrix[:0].copy())
+        described.__dict__["fingerprint"] = self.fingerprint
+        return described
 
     def coverage_line(self, interaction_counts: np.ndarray | None = None) -> str:
         """One line for the log: ``content: 1659/1682 items, 98.6 %, 99.3 % of interactions``.

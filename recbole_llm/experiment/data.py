@@ -1,6 +1,8 @@
 """From a config to data: dataset, split, aligned features, training loader, evaluation data."""
 
+import ctypes
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +41,17 @@ def build_model(config, data: RecData):
     """The model of a config on its device, with RecBole's graph products replaced under ``fast_graph``."""
     model_class = resolve_model(config["model"], fast_graph=bool(config["fast_graph"]))
     return model_class(config, data.train).to(config["device"])
+
+
+def release_features(data: RecData) -> None:
+    """Drop the features' rows once the model is built, and give freed memory back to the system.
+
+    Decompositions leave a heap of holes, which training would lie beside.
+    """
+    for name, feature in data.features.items():
+        data.features[name] = feature.released()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc's alone
+        trim(0)
 
 
 def named_features(config, data: RecData, wanted: list[str]) -> dict[str, AlignedFeature]:

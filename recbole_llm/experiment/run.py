@@ -19,7 +19,14 @@ from recbole_llm.config import build_config, config_hash, resolved, restore_conf
 from recbole_llm.data.files import atomic_writer
 from recbole_llm.errors import CheckpointError
 from recbole_llm.evaluation.slices import slice_metrics
-from recbole_llm.experiment.data import build_data, build_model, eval_data, features_hash, train_loader
+from recbole_llm.experiment.data import (
+    build_data,
+    build_model,
+    eval_data,
+    features_hash,
+    release_features,
+    train_loader,
+)
 from recbole_llm.experiment.record import RunResult, code_hash, commit, machine, versions
 from recbole_llm.registry import modules_of
 from recbole_llm.trainer import checkpoint
@@ -93,6 +100,7 @@ def _run(config, folder: Path, say) -> RunResult:
     init_seed(config["seed"], config["reproducibility"])
     with clock("build"):
         model = build_model(config, data)
+        release_features(data)
     n_parameters = parameter_count(model)
     say(f"{config['model']}: {n_parameters:,} parameters; {config['dataset']}, protocol {config['protocol']}")
     training = StagedTraining(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from recbole.utils import get_trainer, init_seed
 
-from recbole_llm.experiment.data import build_data, build_model, eval_data, train_loader
+from recbole_llm.experiment.data import build_data, build_model, eval_data, release_features, train_loader
 from recbole_llm.trainer.staged import StagedTraining
 
 
@@ -16,6 +16,7 @@ def validate(config) -> dict[str, float]:
     valid, loader = eval_data(config, data, "valid"), train_loader(config, data)
     init_seed(config["seed"], config["reproducibility"])
     model = build_model(config, data)
+    release_features(data)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])
     with tempfile.TemporaryDirectory(prefix="recbole_llm-") as folder:
         training = StagedTraining(config, model, trainer, Path(folder), {}, lambda line: None)

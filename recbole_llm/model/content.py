@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.errors import ConfigError
-from recbole_llm.model.layers import whiten
+from recbole_llm.model.layers import whitened_forms
 
 
 def feature_of(dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -34,6 +34,12 @@ def joined_features(dataset, names: Sequence[str], method: str, dim: int | None)
     Raises:
         ConfigError: if a feature is not loaded.
     """
+    (rows,), present = joined_forms(dataset, names, [(method, dim)])
+    return rows, present
+
+
+def joined_forms(dataset, names: Sequence[str], forms: Sequence[tuple[str, int | None]]) -> tuple[list[Tensor], Tensor]:
+    """:func:`joined_features` whitened in several ways at once: the rows of each form, and which ids have any."""
     parts = [feature_of(dataset, name) for name in names]
     present = np.any([p for _, p in parts], 0)
     joined = np.empty((len(present), sum(x.shape[1] for x, _ in parts)), dtype=np.float32)
@@ -41,4 +47,4 @@ def joined_features(dataset, names: Sequence[str], method: str, dim: int | None)
     for x, _ in parts:
         length = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
         np.divide(x, length, out=joined[:, start : (start := start + x.shape[1])])
-    return torch.from_numpy(whiten(joined, present, method, dim)), torch.from_numpy(present)
+    return [torch.from_numpy(rows) for rows in whitened_forms(joined, present, forms)], torch.from_numpy(present)

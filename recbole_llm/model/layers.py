@@ -3,6 +3,8 @@
 Shapes: B batch, L sequence length, D hidden size, F feature size, N items (row 0 = [PAD]).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.linalg
 import torch
@@ -131,10 +133,23 @@ def whiten(features: np.ndarray, present: np.ndarray, method: str, dim: int | No
         features: [N, F] float32; rows without a feature are ignored in the fit.
         present: [N] bool.
         method: "none" | "rotate" | "pca" | "zca".
-        dim: directions kept; None keeps all.
+        dim: directions kept; None or 0 keeps all.
     Returns:
         [N, F'] float32 with unit rows where present, zero rows elsewhere; F' = min(dim, F, rows) for pca and rotate,
         else F.
+    """
+    return whitened_forms(features, present, [(method, dim)])[0]
+
+
+def whitened_forms(
+    features: np.ndarray, present: np.ndarray, forms: Sequence[tuple[str, int | None]]
+) -> list[np.ndarray]:
+    """:func:`whiten` by several methods from one decomposition.
+
+    Args:
+        forms: method and dim of each.
+    Returns:
+        A table for each form, as of :func:`whiten`.
     """
     n, width = int(present.sum()), features.shape[1]
     by_rows, by_columns = _blocks(len(features)), _blocks(width)
@@ -146,19 +161,20 @@ def whiten(features: np.ndarray, present: np.ndarray, method: str, dim: int | No
         part[~present[rows]] = 0.0
         return part
 
-    if method == "none":
-        return _unit_rows(centred())
-    kept = min(dim or width, width, n)
+    kept = [min(dim or width, width, n) for method, dim in forms if method != "none"]
+    if not kept:
+        return [_unit_rows(centred()) for _ in forms]
     # the same directions follow from the Gram matrix of the columns and of the rows: take the smaller one
-    gram = np.zeros((width, width) if width <= n else (len(features), len(features)))
-    for b in by_rows if width <= n else by_columns:
+    size = width if width <= n else len(features)
+    gram = np.zeros((size, size), order="F")
+    for b in by_rows if width <= n else by_columns:  # summed in place, the lower half alone
         part = centred(rows=b).T if width <= n else centred(columns=b)
-        gram += part @ part.T
-    gram /= n
+        gram = scipy.linalg.blas.dsyrk(1.0 / n, part, beta=1.0, c=gram, lower=True, overwrite_c=True)
     total = np.trace(gram)
-    last = len(gram) - 1
-    # transposed it is in Fortran's order, which is overwritten in place
-    variance, directions = scipy.linalg.eigh(gram.T, subset_by_index=(last - kept + 1, last), overwrite_a=True)
+    variance, directions = scipy.linalg.eigh(
+        gram, subset_by_index=(size - max(kept), size - 1), lower=True, overwrite_a=True
+    )
+    del gram
     variance, directions = variance[::-1], directions[:, ::-1]  # eigh has them ascending
     if width > n:
         directions = np.concatenate([centred(columns=b).T @ directions for b in by_columns])
@@ -166,9 +182,16 @@ def whiten(features: np.ndarray, present: np.ndarray, method: str, dim: int | No
     shrink = width / (n + width)
     scale = 1.0 / np.sqrt((1 - shrink) * variance + shrink * total / width + 1e-12)
     # eigenvectors have a free sign: fix it, so that the same data gives the same features everywhere
-    directions *= np.sign(directions[np.abs(directions).argmax(0), np.arange(kept)])
-    x = np.concatenate([centred(rows=b) @ directions for b in by_rows]) * (1.0 if method == "rotate" else scale)
-    return _unit_rows(x @ directions.T if method == "zca" else x)
+    directions = directions * np.sign(directions[np.abs(directions).argmax(0), np.arange(max(kept))])
+
+    def form(method: str, dim: int | None) -> np.ndarray:
+        if method == "none":
+            return _unit_rows(centred())
+        axes, scales = (v[..., : min(dim or width, width, n)] for v in (directions, scale))
+        x = np.concatenate([centred(rows=b) @ axes for b in by_rows]) * (1.0 if method == "rotate" else scales)
+        return _unit_rows(x @ axes.T if method == "zca" else x)
+
+    return [form(*one) for one in forms]
 
 
 def _blocks(n: int, size: int = 512) -> list[slice]:

@@ -106,6 +106,16 @@ def test_coverage_line():
         aligned.coverage_line(counts[1:])
 
 
+def test_what_is_said_of_a_feature_stays_when_its_rows_are_released():
+    present = np.array([False, True, False])
+    feature = AlignedFeature("content", "item_id", np.ones((3, 2), np.float32), present, {"encoder": "e"})
+    released = feature.released()
+    assert released.matrix.shape == (0, 2) and released.matrix.base is None  # a view would keep the rows
+    for name in ("name", "id_field", "dim", "coverage", "fingerprint", "metadata", "side"):
+        assert getattr(released, name) == getattr(feature, name)
+    assert released.coverage_line() == feature.coverage_line()
+
+
 def test_fingerprint_tells_rows_and_presence_apart():
     base = table(ROWS).align(TOKENS)
     other_row = table(ROWS | {"i2": [3.0, 4.5]}).align(TOKENS)

@@ -9,7 +9,16 @@ from hypothesis.extra.numpy import array_shapes
 from torch import nn
 
 from recbole_llm.errors import ConfigError
-from recbole_llm.model.layers import CausalBlock, CausalEncoder, Dropout, causal_mean, last_state, standardised, whiten
+from recbole_llm.model.layers import (
+    CausalBlock,
+    CausalEncoder,
+    Dropout,
+    causal_mean,
+    last_state,
+    standardised,
+    whiten,
+    whitened_forms,
+)
 
 
 class TestCausalBlock:
@@ -125,6 +134,13 @@ class TestWhiten:
         expected = z / np.linalg.norm(z, axis=1, keepdims=True)
         out = whiten(self.features[:40], self.present[:40], "pca", None)
         np.testing.assert_allclose(np.abs(out), np.abs(expected), rtol=1e-4, atol=1e-5)  # signs are a convention
+
+    @pytest.mark.parametrize("n", [40, 5])  # more rows than directions, and fewer
+    def test_several_forms_from_one_decomposition(self, n):
+        forms = [("pca", 2), ("none", None), ("rotate", 4), ("zca", 0)]
+        found = whitened_forms(self.features[:n], self.present[:n], forms)
+        for form, rows in zip(forms, found, strict=True):
+            np.testing.assert_allclose(rows, whiten(self.features[:n], self.present[:n], *form), atol=2e-5)
 
     def test_zca_stays_close_to_the_input_directions(self):
         """ZCA is the whitening nearest to the data: it has no free sign or rotation."""

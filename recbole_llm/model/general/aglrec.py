@@ -6,11 +6,10 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_llm.errors import ConfigError
-from recbole_llm.model.content import joined_features
 from recbole_llm.model.general.aglrec_text import (
     ContentPath,
     Fusion,
-    item_text,
+    item_texts,
     principal_rows,
     user_text,
     weighted_sums,
@@ -62,17 +61,17 @@ class AGLRec(InnerProduct):
         nn.init.normal_(self.user_embedding.weight, std=config["initializer_range"])
         nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])
 
-        text, make = item_text(config, dataset), (config["fusion_mode"], width, config["fusion_dim"])
+        fused, cold, present = item_texts(config, dataset)
+        text, make = (fused, present), (config["fusion_mode"], width, config["fusion_dim"])
         of_users = user_text(config, dataset, text) if config["use_user_llm"] else None
         self.item_fusion = Fusion(text if config["use_item_llm"] else None, *make)
         self.user_fusion = Fusion(of_users, *make)
         if config["text_init"]:
             self._start_from(text, users, items, config["initializer_range"])
         self.content = None
-        if config["cold_path"]:
-            raw = joined_features(dataset, config["item_features"], "rotate", config["cold_dim"])
+        if cold is not None:
             counts = torch.bincount(items, minlength=self.n_items)
-            self.content = ContentPath(*raw, counts, config["cold_reg_weight"], config["cold_scale"])
+            self.content = ContentPath(cold, present, counts, config["cold_reg_weight"], config["cold_scale"])
 
     @torch.no_grad()
     def _start_from(self, text: tuple[Tensor, Tensor], users: Tensor, items: Tensor, std: float) -> None:

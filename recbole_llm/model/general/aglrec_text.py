@@ -1,27 +1,35 @@
 """The texts of AGLRec: of items and users, their fusion with identities, vectors of items without interactions."""
 
+import numpy as np
+import scipy.linalg
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_llm.errors import ConfigError
-from recbole_llm.model.content import joined_features
+from recbole_llm.model.content import joined_features, joined_forms
 from recbole_llm.model.layers import whiten
 
 
-def item_text(config, dataset) -> tuple[Tensor, Tensor]:
-    """Joined and whitened features of the items: rows [N, F] float32, which items have any [N] bool.
+def item_texts(config, dataset) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Joined features of the items, which cold items are scored by in another form than the one that is fused.
 
+    Returns:
+        whitened rows [N, F] float32; rows of the ``cold_path`` [N, F'] float32, None without it; which items have any
+        [N] bool.
     Raises:
         ConfigError: when nothing names a feature.
     """
-    names = config["item_features"]
+    names, forms = config["item_features"], [(config["whiten"], config["text_dim"])]
     if not names:
         raise ConfigError(
             "AGLRec reads texts of items: set item_features to features of the dataset, or train LightGCN instead"
         )
-    return joined_features(dataset, names, config["whiten"], config["text_dim"])
+    if config["cold_path"]:
+        forms.append(("rotate", config["cold_dim"]))
+    rows, present = joined_forms(dataset, names, forms)
+    return rows[0], rows[1] if config["cold_path"] else None, present
 
 
 def user_text(config, dataset, text: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -33,7 +41,7 @@ def user_text(config, dataset, text: tuple[Tensor, Tensor]) -> tuple[Tensor, Ten
     them alike.
 
     Args:
-        text: of :func:`item_text`.
+        text: rows of the items and which of them exist, of :func:`item_texts`.
     """
     if config["user_features"]:
         return joined_features(dataset, config["user_features"], config["whiten"], config["text_dim"])
@@ -151,13 +159,14 @@ class ContentPath(nn.Module):
         warm = counts > 0
         cold, known = present & ~warm, present & warm
         cold[0] = False
-        texts = rows[known].double()
-        gram = texts.T @ texts + reg_weight * torch.eye(rows.shape[1], dtype=torch.float64)
+        texts = rows[known].numpy().astype(np.float64)
+        gram = texts.T @ texts + reg_weight * np.eye(rows.shape[1])
+        inverse = torch.from_numpy(scipy.linalg.inv(gram, overwrite_a=True).astype(np.float32))
         self.register_buffer("known", known, persistent=False)
         self.register_buffer("cold", cold, persistent=False)
         self.register_buffer("texts", rows[known], persistent=False)  # [n, F]
         self.register_buffer("cold_texts", rows[cold], persistent=False)
-        self.register_buffer("inverse", torch.linalg.inv(gram).float(), persistent=False)  # [F, F]
+        self.register_buffer("inverse", inverse, persistent=False)  # [F, F]
         self.register_buffer("weight", torch.log1p(counts[known].float())[:, None], persistent=False)  # [n, 1]
 
     def forward(self, items: Tensor) -> Tensor:
