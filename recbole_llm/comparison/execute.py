@@ -220,8 +220,10 @@ def estimate(plan: Plan, out: Path, jobs: int, say: Say) -> tuple[float, bool]:
                 continue
             bound = bound and known is None
             points = len(grid_points(group[0].grid)) if group[0].seed == group[0].choice_seed else 0
-            total += (len(group) + points) * seconds
+            searches = sum(job.seed == job.choice_seed for job in group)
+            n_runs = len(group) + points * searches
+            total += n_runs * seconds
             # the first seed goes through the grid alone, then the others may run side by side
-            longest = max(longest, (points + 1 + (points > 0 and len(group) > 1)) * seconds)
-            say(f"{label}, {protocol}: {len(group) + points} x {'at most ' if known is None else ''}{seconds:.0f} s")
+            longest = max(longest, (points + 1 + (points > 0 and len(group) > searches)) * seconds)
+            say(f"{label}, {protocol}: {n_runs} x {'at most ' if known is None else ''}{seconds:.0f} s")
     return max(total / jobs, longest), bound

@@ -31,7 +31,8 @@ class Row:
     Attributes:
         label: its name; the model's, where the file gives none.
         settings: as in a config file, over those of the plan.
-        grid: setting -> values to choose from by validation, all combinations; chosen once, with the first seed.
+        grid: setting -> values to choose from by validation, all combinations; chosen once, with the first seed, or
+            once a split.
         seeds: how many; None: the plan's, or one for a closed-form model.
     """
 
@@ -75,6 +76,8 @@ class Plan:
         seeds: runs a row, with the seeds first_seed, first_seed + 1, ...; the same ones for every row.
         reference: label that the others are tested against; the last row, where the file names none.
         tested: per-user metrics that are tested.
+        split_per_seed: every seed also draws the split, and its validation chooses from the grids, so that a row's
+            standard deviation is that of the draws too. Closed-form models then run with every seed.
         settings: of every row, below the row's own. over: of every row, over the row's own and its grid.
     """
 
@@ -87,6 +90,7 @@ class Plan:
     tested: tuple[str, ...] = ("ndcg@10",)
     title: str = ""
     note: str = ""
+    split_per_seed: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     over: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,6 +98,10 @@ class Plan:
         for name, kind, what in _TYPES:
             if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be {what}, not {getattr(self, name)!r}")
+        if not isinstance(self.split_per_seed, bool):
+            raise ConfigError(f"split_per_seed must be true or false, not {self.split_per_seed!r}")
+        if self.split_per_seed and "split_seed" in {**self.settings, **self.over}:
+            raise ConfigError("under split_per_seed the seeds say which splits; leave out split_seed")
         labels = [row.label for row in self.rows]
         if not labels:
             raise ConfigError("the comparison has no rows; list models under rows")
@@ -134,12 +142,14 @@ class Plan:
     def _jobs(self) -> Iterator[Job]:
         for protocol in self.protocols:
             for row in self.rows:
-                n_seeds = row.seeds or (1 if _closed_form(row.model) else self.seeds)
+                once = _closed_form(row.model) and not self.split_per_seed
                 settings, _ = merge([("plan", self.settings), ("row", row.settings), ("over", self.over)])
                 grid = {key: values for key, values in row.grid.items() if key not in self.over}
-                for k in range(n_seeds):
-                    seed = self.first_seed + k
-                    yield Job(row.label, row.model, self.dataset, protocol, seed, self.first_seed, settings, grid)
+                for seed in range(self.first_seed, self.first_seed + (row.seeds or (1 if once else self.seeds))):
+                    own, choice_seed = settings, self.first_seed
+                    if self.split_per_seed:  # another split's validation rows may be test rows of this one
+                        own, choice_seed = settings | {"split_seed": seed}, seed
+                    yield Job(row.label, row.model, self.dataset, protocol, seed, choice_seed, own, grid)
 
 
 # field of a Plan -> its type, and how to say so

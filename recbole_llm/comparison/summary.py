@@ -93,7 +93,6 @@ class SummaryRow:
     seeds: tuple[int, ...]
     values: Mapping[str, Value]
     cost: Cost | None
-    chosen: Mapping[str, object]
     tried: int
     tests: Mapping[str, Test] = field(default_factory=dict)
     failures: tuple[tuple[int, str], ...] = ()
@@ -105,7 +104,7 @@ class SummaryRow:
 class Table:
     """All rows of one dataset under one protocol, in the order of the records.
 
-    ``tested``: metrics that the rows' tests are about.
+    ``tested``: metrics that the rows' tests are about. ``splits``: fingerprints: one, or one a seed in their order.
     """
 
     dataset: str
@@ -114,7 +113,7 @@ class Table:
     rows: tuple[SummaryRow, ...]
     reference: str | None
     tested: tuple[str, ...]
-    split: str
+    splits: tuple[str, ...]
 
 
 def summarise(
@@ -131,8 +130,8 @@ def summarise(
         reference: label that the other rows are tested against; None, or one that has no result: no tests.
         tested: per-user metrics to test.
     Raises:
-        DataError: when the records of a table belong to different splits, were ranked in different ways, or their users
-            differ.
+        DataError: when the records of a table belong to different splits and not one to a seed, were ranked in
+            different ways, or their users differ.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
@@ -141,13 +140,8 @@ def summarise(
 
 
 def _table(folder: Path, dataset: str, protocol: str, records, reference, tested) -> Table:
-    splits = {record.result.split for record in records if record.status == OK}
-    if len(splits) > 1:
-        raise DataError(
-            f"the records of {dataset}, {protocol} belong to {len(splits)} different splits, which cannot be compared; "
-            "run the comparison again"
-        )
-    for key in sorted(SHARED):
+    splits = _splits(dataset, protocol, records)
+    for key in sorted(SHARED - ({"split_seed"} if len(splits) > 1 else set())):
         values = {
             json.dumps(r.result.config[key], sort_keys=True) for r in records if r.result and key in r.result.config
         }
@@ -172,7 +166,6 @@ def _table(folder: Path, dataset: str, protocol: str, records, reference, tested
             seeds=tuple(r.seed for r in done[label]),
             values={m: _value(done[label], m, ranks[m].get(label, 0)) for m in metrics if _has(done[label], m)},
             cost=_cost(done[label]) if done[label] else None,
-            chosen=done[label][0].chosen if done[label] else {},
             tried=max(r.tried for r in rs),
             tests=tests.get(label, {}),
             failures=tuple((r.seed, r.reason) for r in rs if r.status == FAILED),
@@ -181,14 +174,34 @@ def _table(folder: Path, dataset: str, protocol: str, records, reference, tested
         )
         for label, rs in by_label.items()
     )
-    return Table(dataset, protocol, metrics, rows, reference, tested, next(iter(splits), ""))
+    return Table(dataset, protocol, metrics, rows, reference, tested, splits)
+
+
+def _splits(dataset: str, protocol: str, records: Sequence[Record]) -> tuple[str, ...]:
+    """The split of all records; or of each seed, where every row has every seed or says why not."""
+    by_seed: dict[int, set[str]] = {}
+    seeds_of: dict[str, set[int]] = {}
+    for record in records:
+        seeds_of.setdefault(record.label, set()).add(record.seed)
+        if record.status == OK:
+            by_seed.setdefault(record.seed, set()).add(record.result.split)
+    splits = set().union(*by_seed.values())
+    one_each = len(splits) == len(by_seed) and all(len(found) == 1 for found in by_seed.values())
+    if len(splits) > 1 and not (one_each and all(seeds >= by_seed.keys() for seeds in seeds_of.values())):
+        raise DataError(
+            f"the records of {dataset}, {protocol} belong to {len(splits)} different splits, which cannot be compared; "
+            "run the comparison again"
+        )
+    return tuple(splits) if len(splits) < 2 else tuple(next(iter(by_seed[seed])) for seed in sorted(by_seed))
 
 
 def _mixed(records: list[Record]) -> tuple[str, ...]:
     """What differs between the runs of a row beside the seed."""
+    one_a_seed = len({record.result.split for record in records}) > 1
     states: dict[str, set[str]] = {"settings": set(), "code": set(), "data": set()}
     for record in records:
-        settings = {k: v for k, v in record.result.config.items() if k not in NOT_RUN_RELEVANT and k != "seed"}
+        ignored = NOT_RUN_RELEVANT | {"seed"} | ({"split_seed", *record.grid} if one_a_seed else set())
+        settings = {k: v for k, v in record.result.config.items() if k not in ignored}
         states["settings"].add(json.dumps(settings, sort_keys=True))
         states["code"].add(record.result.code_hash)
         states["data"].add(record.data_hash)
@@ -244,7 +257,7 @@ def _tests(folder: Path, done: dict[str, list[Record]], reference, tested) -> di
         ours = users.pop(reference)
         for label, theirs in users.items():
             raw[label, metric] = paired_tests(ours, theirs)
-            users_of[label, metric] = ours.mean(0) - theirs.mean(0)
+            users_of[label, metric] = ours - theirs
     by_test = {test: {key: r.p_values[test] for key, r in raw.items()} for test in TESTS}
     by_holm = {test: holm(p) for test, p in by_test.items()}
     by_bh = {test: benjamini_hochberg(p) for test, p in by_test.items()}
@@ -268,28 +281,31 @@ def _tests(folder: Path, done: dict[str, list[Record]], reference, tested) -> di
 
 
 def per_user(folder: str | Path, runs: Mapping[str, Sequence[Record]], metric: str) -> dict[str, np.ndarray]:
-    """A metric of every user under every seed of some rows, users in token order.
+    """A metric of every user under some rows, the mean over the seeds that tested him; users in token order.
 
     Args:
-        runs: label -> its records; rows of which a run lacks the metric are left out.
+        runs: label -> its records; rows of which a run lacks the metric, or that lack a split, are left out.
     Returns:
-        label -> [seeds, users] float64.
+        label -> [users] float64.
     Raises:
         DataError: when the runs' users differ, or a file is missing.
     """
-    found, known = {}, None
+    found: dict[str, np.ndarray] = {}
+    users_of: dict[str, np.ndarray] = {}  # split -> its users
+    splits = {record.result.split for records in runs.values() for record in records}
     for label, records in runs.items():
-        columns = []
+        users, values = [], []
         for record in records:
-            names, values = read_per_user(folder, record, [metric])
-            if known is not None and not np.array_equal(known, names):
+            names, metrics = read_per_user(folder, record, [metric])
+            if not np.array_equal(users_of.setdefault(record.result.split, names), names):
                 raise DataError(
                     f"the runs of {label} were tested on other users than the rest; run the comparison again"
                 )
-            known = names
-            columns += values.values()
-        if len(columns) == len(records):
-            found[label] = np.array(columns)
+            users.append(names)
+            values += metrics.values()
+        if len(values) == len(records) and {record.result.split for record in records} == splits:
+            _, user = np.unique(np.concatenate(users), return_inverse=True)
+            found[label] = np.bincount(user, np.concatenate(values)) / np.bincount(user)
     return found
 
 

@@ -12,15 +12,16 @@ SHORT = 12  # hexadecimal digits of a fingerprint
 def facts(table: Table, records: Sequence[Record], test: str, n_users: int | None) -> tuple[tuple[str, str], ...]:
     """(heading, sentence) pairs beneath a table; all distinct values are named where the runs differ."""
     results = [record.result for record in records if record.status == OK]
-    found = [("Numbers", _numbers(n_users)), ("Selection", _selection(results))]
+    several = len(table.splits) > 1
+    found = [("Numbers", _numbers(n_users, several)), ("Selection", _selection(results, several))]
     if any(row.tests for row in table.rows):
-        found.append(("Tests", _tests(test)))
+        found.append(("Tests", _tests(test, several)))
     found.append(("Costs", _costs()))
     if not results:
         return tuple(found)
     found += [
         ("Seeds", ", ".join(str(seed) for seed in sorted({r.seed for r in results if r.seed >= 0}))),
-        ("Split", table.split[:SHORT]),
+        ("Splits" if len(table.splits) > 1 else "Split", ", ".join(split[:SHORT] for split in table.splits)),
         ("Commit", _commits(r.commit for r in results)),
         ("Code", _code(records)),
         ("Packages", "; ".join(_distinct(_versions(r.versions) for r in results))),
@@ -29,15 +30,18 @@ def facts(table: Table, records: Sequence[Record], test: str, n_users: int | Non
     return tuple(found)
 
 
-def _numbers(n_users: int | None) -> str:
+def _numbers(n_users: int | None, several: bool) -> str:
     users = f"the {n_users:,} test users" if n_users else "the test rows"
+    if several:
+        users = "the test users of its split" + (f" ({n_users:,} users in all)" if n_users else "")
     return (
         f"A run's metric is the mean over {users}. A row is the mean ± standard deviation (n − 1) over its runs, one "
-        "run a seed; nothing was rounded before it was averaged."
+        f"run a seed{', and every seed a split of its own' if several else ''}; nothing was rounded before it was "
+        "averaged."
     )
 
 
-def _selection(results) -> str:
+def _selection(results, several: bool) -> str:
     reads = sorted({r.test_reads for r in results})
     read = (
         "in every run the test rows were read once, after everything was chosen"
@@ -46,16 +50,18 @@ def _selection(results) -> str:
     )
     return (
         f"Epochs, stages and grid points were chosen by validation; {read}. Where a number of tried points is given, "
-        "the row was chosen from that grid in this comparison; the others run one configuration, that of their YAML."
+        f"the row was chosen from that grid in this comparison{', for each split anew' if several else ''}; the others "
+        "run one configuration, that of their YAML."
     )
 
 
-def _tests(test: str) -> str:
+def _tests(test: str, several: bool) -> str:
     return (
         "A user is one observation: the seeds of a user are averaged first, then the reference and the row are "
         f"compared user by user by {listed(TEST_NAMES.values())}. Holm and Benjamini-Hochberg adjust the "
         f"{TEST_NAMES[test]} for the number of tests in the table, rows times metrics. The p over seeds asks whether "
-        "the randomness of training alone could have made the difference; it is not adjusted."
+        f"the randomness of {'splits and training' if several else 'training'} alone could have made the difference; "
+        "it is not adjusted."
     )
 
 

@@ -139,8 +139,7 @@ def _section(loaded: Loaded, k: int, records: list[Record], reference, wanted, t
     main = next((m for m in testable if tables.base(m) == "ndcg"), next(iter(testable or metrics), None))
     runs = {label: [r for r in records if r.label == label and r.status == OK] for label in labels}
     runs = {label: own for label, own in runs.items() if own}
-    found = per_user(loaded.folder, runs, main) if with_users and main else {}
-    users = {label: values.mean(axis=0) for label, values in found.items()}
+    users = per_user(loaded.folder, runs, main) if with_users and main else {}
     n_users = len(next(iter(users.values()))) if users else None
     grids = (
         tables.results(table, metrics, test),

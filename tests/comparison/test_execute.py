@@ -164,6 +164,19 @@ class TestGrid:
         assert len(list((tmp_path / "grid").iterdir())) == 2  # trained once, not once a seed
         assert not list((tmp_path / "grid").glob("*/*.pt"))
 
+    def test_each_split_chooses_for_itself(self, tiny_dataset, tmp_path):
+        settings = {"data_path": str(tiny_dataset(tmp_path / "data")), "use_gpu": False}
+        plan = Plan("tiny", (self.ROW,), ("rs-full",), seeds=2, split_per_seed=True, settings=settings)
+        records = run(plan, tmp_path / "out")[0]
+        assert len({r.result.split for r in records}) == 2 and [r.tried for r in records] == [3, 3]
+        for job, record in zip(plan.jobs(), records, strict=True):
+            made = settings_of(job, tmp_path)
+            scores = {
+                weight: validate(build_config("EASE", "tiny", (), made | {"reg_weight": weight}, ()))["ndcg@10"]
+                for weight in self.ROW.grid["reg_weight"]
+            }
+            assert record.chosen == {"reg_weight": max(scores, key=scores.get)}
+
     def test_a_chosen_point_is_not_searched_again(self, folder, tmp_path):
         """Where the search's own files are gone, as in a copy of the records alone."""
         row = Row("EASE", "EASE", {}, {"reg_weight": [0.001, 10.0]}, seeds=1)

@@ -48,6 +48,13 @@ class TestPlan:
         assert seeds == {(label, p): s for label, s in expected.items() for p in ("loo-full", "rs-full")}
         assert {job.choice_seed for job in jobs} == {2020}
 
+    def test_a_split_for_each_seed(self, tmp_path):
+        jobs = read_plan(written(tmp_path, FILE | {"split_per_seed": True})).jobs()
+        assert {job.label: job.seed for job in jobs if job.seed == 2022} == dict.fromkeys(
+            ["Pop", "EASE", "SASRecAll"], 2022
+        )
+        assert all(job.settings["split_seed"] == job.seed == job.choice_seed for job in jobs)
+
     def test_a_row_s_settings_lie_over_the_plan_s(self, tmp_path):
         jobs = {job.label: job for job in read_plan(written(tmp_path, FILE)).jobs()}
         assert jobs["short"].settings == {"topk": [10], "epochs": 2}
@@ -79,6 +86,8 @@ class TestPlan:
             ({"title": 2024}, "title must be a text, not 2024"),
             ({"note": 5}, "note must be a text"),
             ({"settings": [1]}, "settings must be keys and values"),
+            ({"split_per_seed": "yes"}, "split_per_seed must be true or false, not 'yes'"),
+            ({"split_per_seed": True, "settings": {"split_seed": 1}}, "leave out split_seed"),
             ({"first_seed": "2020"}, "first_seed must be a whole number"),
             ({"tested": ["NDGC@10"]}, "tested: 'NDGC@10' is no metric of a user; did you mean 'ndcg'"),
             ({"tested": ["ndcg"]}, "give its cut-off, as in ndcg@10"),

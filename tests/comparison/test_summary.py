@@ -1,5 +1,7 @@
 """Tables from records: means, ranks, costs and tests against what scipy and statsmodels give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -180,9 +182,69 @@ def test_mixed_splits_and_users_are_refused(tmp_path, records):
         summarise(tmp_path, [*records, make(tmp_path, "odd", 1, np.ones(N_USERS), users=users)], reference="ours")
 
 
+class TestASplitForEachSeed:
+    """Four draws, each with its own users; a user is in several."""
+
+    DRAWS = {1: range(0, 60), 2: range(20, 80), 3: range(10, 70), 4: range(0, 80, 2)}
+
+    @pytest.fixture
+    def values(self):
+        rng = np.random.default_rng(6)
+        skill = rng.random(N_USERS)
+        return {k: skill + shift + rng.normal(0, 0.1, (4, N_USERS)) for k, shift in (("ours", 0.06), ("theirs", 0.0))}
+
+    def record(self, folder, label, seed, values, **changes):
+        own = list(self.DRAWS[seed])
+        names = [f"u{k:02d}" for k in own]
+        config = {"split_seed": seed, "reg_weight": float(seed)} | changes
+        return replace(
+            make(folder, label, seed, values[label][seed - 1, own], split=f"s{seed}", users=names, config=config),
+            grid={"reg_weight": [1.0, 2.0, 3.0, 4.0]},
+        )
+
+    def test_a_user_is_the_mean_of_the_draws_that_tested_him(self, tmp_path, values):
+        records = [self.record(tmp_path, label, seed, values) for label in values for seed in self.DRAWS]
+        (table,) = summarise(tmp_path, records, reference="ours")
+        assert table.splits == ("s1", "s2", "s3", "s4")
+        assert [r.mixed for r in table.rows] == [(), ()]  # the draw and what was chosen on it belong to the seed
+        means = {label: [] for label in values}
+        for user in range(N_USERS):
+            tested = [seed - 1 for seed, own in self.DRAWS.items() if user in own]
+            for label in values:
+                if tested:
+                    means[label].append(np.mean([values[label][k, user] for k in tested]))
+        expected = stats.ttest_rel(means["ours"], means["theirs"])
+        test = row(table, "theirs").tests["ndcg@10"]
+        assert test.p["t"] == pytest.approx(expected.pvalue)
+        assert test.difference == pytest.approx(np.mean(means["ours"]) - np.mean(means["theirs"]))
+        by_draw = [[values[label][s - 1, list(own)].mean() for s, own in self.DRAWS.items()] for label in values]
+        assert test.seeds_p["t"] == pytest.approx(stats.ttest_rel(*by_draw).pvalue)
+        assert row(table, "ours").values["ndcg@10"].mean == pytest.approx(np.mean(by_draw[0]))
+
+    def test_a_row_that_lacks_a_draw_cannot_stand_beside_the_others(self, tmp_path, values):
+        records = [self.record(tmp_path, label, seed, values) for label in values for seed in self.DRAWS]
+        with pytest.raises(DataError, match="belong to 4 different splits"):
+            summarise(tmp_path, records[:-1], reference="ours")
+        failed = replace(make(tmp_path, "theirs", 4, reason="killed"), model="theirs")
+        (table,) = summarise(tmp_path, [*records[:-1], failed], reference="ours")
+        assert row(table, "theirs").failures == ((4, "killed"),)  # it says so itself
+        assert row(table, "theirs").tests == {}  # its users are not those of the others
+
+    def test_two_seeds_on_one_of_several_splits(self, tmp_path, values):
+        records = [self.record(tmp_path, "ours", seed, values) for seed in (1, 2)]
+        same = make(tmp_path, "ours", 3, values["ours"][0, :60], split="s1")
+        with pytest.raises(DataError, match="belong to 2 different splits"):
+            summarise(tmp_path, [*records, same], reference="ours")
+
+    def test_other_settings_may_not_differ(self, tmp_path, values):
+        records = [self.record(tmp_path, "ours", seed, values, topk=[seed]) for seed in (1, 2)]
+        with pytest.raises(DataError, match="differ in topk"):
+            summarise(tmp_path, records, reference="ours")
+
+
 def test_users_are_in_token_order(tmp_path, scores, records):
     found = per_user(tmp_path, {"ours": [r for r in records if r.label == "ours"]}, "ndcg@10")
-    np.testing.assert_array_equal(found["ours"], scores["ours"])
+    np.testing.assert_allclose(found["ours"], scores["ours"].mean(0), rtol=1e-15)
 
 
 class TestRecords:
