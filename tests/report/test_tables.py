@@ -84,7 +84,7 @@ def test_marks_at_the_level():
     def mark(difference: float, t: float, wilcoxon: float) -> str:
         adjusted = {"t": t, "wilcoxon": wilcoxon}
         test = PairedTest(difference, 0, 0, 0.95, 0, adjusted, adjusted, adjusted, {}, 0, 0)
-        row = SummaryRow("R", "M", (1,), values, Cost(1, None, 1, 0, 1, 0), {}, 0, {"m": test})
+        row = SummaryRow("R", "M", (1,), values, Cost(1, None, 1, 0, 1, 0), 0, {"m": test})
         return tables.results(Table("d", "p", ("m",), (row,), "x", ("m",), ()), ["m"], "wilcoxon").rows[0][1].mark
 
     assert [mark(0.1, 1, 0.05), mark(-0.1, 1, 0.05), mark(0.1, 0, 0.0501)] == ["▼", "▲", ""]
