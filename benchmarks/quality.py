@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,11 +35,12 @@ from recbole_llm.report.write import make_report, write_files  # noqa: E402
 RESULTS, README, DOCS = ROOT / "benchmarks" / "results", ROOT / "README.md", ROOT / "docs"
 
 
-def main(name: str, description: str, columns: Sequence[str]) -> None:
+def main(name: str, description: str, columns: Sequence[str], prepare: Callable[[], None] = lambda: None) -> None:
     """Run what ``properties/compare/<name>.yaml`` lacks, keep it, print its tables.
 
     Args:
         columns: metrics of the tables printed and of README's; docs/results.md has all.
+        prepare: makes the dataset, where it is not there.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (default: all cores)")
@@ -50,6 +51,7 @@ def main(name: str, description: str, columns: Sequence[str]) -> None:
     plan, out, kept = read_plan(name), ROOT / "runs" / "compare" / name, RESULTS / name
     os.chdir(ROOT)  # records hold paths relative to the working directory
     if not args.kept_only:
+        prepare()
         take_up(kept, out)
         write_about(out, About(plan.title, plan.note, plan.reference, plan.tested))
         try:  # what has ended is kept, whatever becomes of the rest
