@@ -102,6 +102,10 @@ class Plan:
             raise ConfigError(f"split_per_seed must be true or false, not {self.split_per_seed!r}")
         if self.split_per_seed and "split_seed" in {**self.settings, **self.over}:
             raise ConfigError("under split_per_seed the seeds say which splits; leave out split_seed")
+        if self.split_per_seed and (short := [row.label for row in self.rows if row.seeds is not None]):
+            raise ConfigError(
+                f"row {short[0]} has seeds of its own; leave them out: under split_per_seed every row runs on every split"
+            )
         labels = [row.label for row in self.rows]
         if not labels:
             raise ConfigError("the comparison has no rows; list models under rows")

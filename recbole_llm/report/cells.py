@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-# how the marks of a row read: the reference against it, see comparison.summary.Test.mark
+# how the marks of a row read: the reference against it, see comparison.differences.Test.mark
 REFERENCE_BETTER, REFERENCE_WORSE, IS_REFERENCE = "▼", "▲", "†"
 NOTHING = "–"
 TEST_NAMES = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test", "permutation": "paired permutation test"}

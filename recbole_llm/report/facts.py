@@ -21,7 +21,7 @@ def facts(table: Table, records: Sequence[Record], test: str, n_users: int | Non
         return tuple(found)
     found += [
         ("Seeds", ", ".join(str(seed) for seed in sorted({r.seed for r in results if r.seed >= 0}))),
-        ("Splits" if len(table.splits) > 1 else "Split", ", ".join(split[:SHORT] for split in table.splits)),
+        ("Splits" if several else "Split", ", ".join(split[:SHORT] for split in table.splits)),
         ("Commit", _commits(r.commit for r in results)),
         ("Code", _code(records)),
         ("Packages", "; ".join(_distinct(_versions(r.versions) for r in results))),

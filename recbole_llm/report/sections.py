@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from recbole_llm.comparison.differences import per_user
 from recbole_llm.comparison.record import OK, About, Record
-from recbole_llm.comparison.summary import Table, per_user, summarise
+from recbole_llm.comparison.summary import Table, summarise
 from recbole_llm.errors import ConfigError
 from recbole_llm.report import tables
 from recbole_llm.report.cells import Grid

@@ -14,8 +14,9 @@ import io
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from recbole_llm.comparison.differences import Test
 from recbole_llm.comparison.record import Record
-from recbole_llm.comparison.summary import SummaryRow, Test
+from recbole_llm.comparison.summary import SummaryRow
 from recbole_llm.report.sections import Report
 
 COLUMNS = ("dataset", "protocol", "row", "model", "seed", "kind", "name", "value")

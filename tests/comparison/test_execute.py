@@ -164,6 +164,12 @@ class TestGrid:
         assert len(list((tmp_path / "grid").iterdir())) == 2  # trained once, not once a seed
         assert not list((tmp_path / "grid").glob("*/*.pt"))
 
+    def test_a_record_s_code_is_that_of_its_run(self, folder, tmp_path):
+        """A record whose hash leaves out what the run imports stays valid when that changes."""
+        own = {"fast_graph": True, "epochs": 1, "embedding_size": 4}
+        (record,) = run(plan_of(folder, [Row("LightGCN", "LightGCN", own, seeds=1)]), tmp_path)[0]
+        assert record.code_hash == record.result.code_hash
+
     def test_each_split_chooses_for_itself(self, tiny_dataset, tmp_path):
         settings = {"data_path": str(tiny_dataset(tmp_path / "data")), "use_gpu": False}
         plan = Plan("tiny", (self.ROW,), ("rs-full",), seeds=2, split_per_seed=True, settings=settings)

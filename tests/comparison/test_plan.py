@@ -49,7 +49,9 @@ class TestPlan:
         assert {job.choice_seed for job in jobs} == {2020}
 
     def test_a_split_for_each_seed(self, tmp_path):
-        jobs = read_plan(written(tmp_path, FILE | {"split_per_seed": True})).jobs()
+        jobs = read_plan(
+            written(tmp_path, FILE | {"rows": ["Pop", "EASE", "SASRecAll"], "split_per_seed": True})
+        ).jobs()
         assert {job.label: job.seed for job in jobs if job.seed == 2022} == dict.fromkeys(
             ["Pop", "EASE", "SASRecAll"], 2022
         )
@@ -88,6 +90,7 @@ class TestPlan:
             ({"settings": [1]}, "settings must be keys and values"),
             ({"split_per_seed": "yes"}, "split_per_seed must be true or false, not 'yes'"),
             ({"split_per_seed": True, "settings": {"split_seed": 1}}, "leave out split_seed"),
+            ({"split_per_seed": True}, "row short has seeds of its own; leave them out"),
             ({"first_seed": "2020"}, "first_seed must be a whole number"),
             ({"tested": ["NDGC@10"]}, "tested: 'NDGC@10' is no metric of a user; did you mean 'ndcg'"),
             ({"tested": ["ndcg"]}, "give its cut-off, as in ndcg@10"),

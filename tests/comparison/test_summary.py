@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from recbole_llm.comparison.differences import per_user
 from recbole_llm.comparison.record import FAILED, OK, Record, per_user_file, read_records, write_records
-from recbole_llm.comparison.summary import per_user, summarise
+from recbole_llm.comparison.summary import summarise
 from recbole_llm.errors import DataError
 from recbole_llm.experiment.record import RunResult
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from report_data import SEEDS, make_records, make_result, make_users, write_comparison
 
+from recbole_llm.comparison.differences import Test as PairedTest
 from recbole_llm.comparison.record import OK, Record
 from recbole_llm.comparison.summary import Cost, SummaryRow, Table, Value
-from recbole_llm.comparison.summary import Test as PairedTest
 from recbole_llm.errors import ConfigError
 from recbole_llm.report import cells, tables
 from recbole_llm.report.load import Loaded, loaded
