@@ -104,7 +104,7 @@ class Plan:
             raise ConfigError("under split_per_seed the seeds say which splits; leave out split_seed")
         if self.split_per_seed and (short := [row.label for row in self.rows if row.seeds is not None]):
             raise ConfigError(
-                f"row {short[0]} has seeds of its own; leave them out: under split_per_seed every row runs on every split"
+                f"row {short[0]} has seeds of its own; leave them out: under split_per_seed all rows run on every split"
             )
         labels = [row.label for row in self.rows]
         if not labels:
