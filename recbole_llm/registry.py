@@ -57,6 +57,18 @@ MODELS: dict[str, ModelSpec] = {
         loader=_PAIRS,
         default_protocol="rs-full",
     ),
+    "EmerGLLMRec": ModelSpec(
+        "recbole_llm.model.general.emerg:EmerGLLMRec",
+        "LLMRec with a feature graph of its own for every item, from its content; scores cold items",
+        loader=_PAIRS,
+        default_protocol="rs-full",
+    ),
+    "LLMRec": ModelSpec(
+        "recbole_llm.model.general.llmrec:LLMRec",
+        "light graph convolution with side information of items and users, and edges proposed by texts",
+        loader=_PAIRS,
+        default_protocol="rs-full",
+    ),
     "SASRecAll": ModelSpec(
         "recbole_llm.model.sequential.sasrec_all:SASRecAll",
         "SASRec trained at all positions in one pass; the backbone of UR4RecMoE",

@@ -13,7 +13,8 @@ from contract_base import ModelContract
 from recbole.data.interaction import Interaction
 from synthetic import BOARD_TOKENS, COLD_ITEMS, checkerboard_settings, write_checkerboard
 
-from recbole_llm.experiment.data import eval_data
+from recbole_llm.config import build_config
+from recbole_llm.experiment.data import build_data, build_model, eval_data
 
 
 class GeneralContract(ModelContract):
@@ -94,3 +95,22 @@ class GeneralContract(ModelContract):
 
     def test_state_holds_no_kept_vectors(self, fitted):
         assert not fitted[2].other_parameter()  # RecBole puts it into every checkpoint
+
+
+def build_on_checkerboard(model: str, folder: Path, settings: dict):
+    """Config, data and model of some settings, on what ``write_checkerboard`` left below ``folder``."""
+    config = build_config(model, "checkerboard", (), checkerboard_settings(folder) | settings, ())
+    data = build_data(config)
+    torch.manual_seed(4)
+    return config, data, build_model(config, data)
+
+
+def dense_graph(data) -> torch.Tensor:
+    """The normalised adjacency by a loop over the training rows. [U + N, U + N]."""
+    pairs = {(int(data.user_ids[r]), int(data.item_ids[r])) for r in data.split.train}
+    n_users, n_items = data.base.user_num, data.n_items
+    adjacency = torch.zeros(n_users + n_items, n_users + n_items)
+    for u, i in pairs:
+        norm = (sum(a == u for a, _ in pairs) * sum(b == i for _, b in pairs)) ** -0.5
+        adjacency[u, n_users + i] = adjacency[n_users + i, u] = norm
+    return adjacency

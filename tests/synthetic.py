@@ -36,6 +36,16 @@ SMALL_UR4REC = {
     "visual_facets": ["visual"],
     "user_facets": ["genre", "mood", "style"],
 }
+SMALL_LLMREC = {
+    "item_features": ["content", "genre"],
+    "item_facets": ["mood", "style"],
+    "text_dim": 8,
+    "text_weight": 0.5,
+    "attribute_weight": 0.2,
+    "attribute_loss_weight": 0.1,
+    "text_loss_weight": 0.1,
+    "image_loss_weight": 0.1,
+}
 
 
 def cycle_settings(folder: Path) -> dict:

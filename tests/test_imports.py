@@ -28,8 +28,10 @@ ALLOWED = {
     "augment": FOUNDATIONS | {"experiment", "data", "encoding", "serving"},
     "serving": FOUNDATIONS | {"experiment", "data", "evaluation", "trainer.eval_data", "trainer.fold_in"},
     "report": FREE | {"comparison", "data.files", "evaluation.slices"},
+    "diagnose": FREE | {"experiment", "serving", "report", "data.files", "registry"},
     # the commands build on experiments; encode and doctor look at feature files, which are data, not runs
-    "cli": FOUNDATIONS | {"experiment", "comparison", "report", "data", "encoding", "augment", "convert", "serving"},
+    "cli": FOUNDATIONS
+    | {"experiment", "comparison", "report", "data", "encoding", "augment", "convert", "serving", "diagnose"},
     "": {"experiment", "serving"},  # the package itself gives out run, load and recommend
 }
 ENCODER_LIBRARIES = {"sentence_transformers", "transformers"}

@@ -20,6 +20,7 @@ COMMANDS = {
     "encode": "recbole_llm.cli.encode:main",
     "augment": "recbole_llm.cli.augment:main",
     "recommend": "recbole_llm.cli.recommend:main",
+    "diagnose": "recbole_llm.cli.diagnose:main",
 }
 
 

@@ -85,12 +85,15 @@ class RecData:
         train: RecBole dataset of the training rows; ``train.features`` holds the aligned features.
         split: who is train, valid, test.
         features: name -> aligned feature, row i belongs to internal id i.
+        proposed_edges: (user, liked, disliked) that a language model proposed, where a file of them is named.
+            [n, 3] int64.
     """
 
     config: object
     base: Dataset
     split: Split
     features: dict[str, AlignedFeature] = field(default_factory=dict)
+    proposed_edges: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         frame = self.base.inter_feat
@@ -100,7 +103,7 @@ class RecData:
     @cached_property
     def train(self) -> Dataset:
         train = self.subset(self.split.train)
-        train.features = self.features
+        train.features, train.proposed_edges = self.features, self.proposed_edges
         train.split_fingerprint = self.split.fingerprint
         return train
 

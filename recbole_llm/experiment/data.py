@@ -14,6 +14,7 @@ from recbole.sampler import KGSampler, RepeatableSampler, Sampler
 from recbole.utils import ModelType
 
 from recbole_llm.data.dataset import RecData, load_data
+from recbole_llm.data.derived import load_edges
 from recbole_llm.data.feature_store import AlignedFeature, load_features
 from recbole_llm.errors import ConfigError
 from recbole_llm.evaluation.task import EvalTask
@@ -34,6 +35,8 @@ def build_data(config) -> RecData:
     wanted = list(dict.fromkeys(name for key in FACET_KEYS for name in config[key] or []))
     if wanted:
         data.features = control(named_features(config, data, wanted), config["placebo"], config["split_seed"], data)
+    if config["edges"] and config["edges"] != "embedding":
+        data.proposed_edges = load_edges(config["edges"], data)
     return data
 
 

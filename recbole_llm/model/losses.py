@@ -9,17 +9,18 @@ from torch import Tensor
 from recbole_llm.errors import ConfigError
 
 
-def full_cross_entropy(queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+def full_cross_entropy(queries: Tensor, items: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Softmax cross-entropy over the whole catalogue, [PAD] left out.
 
     Args:
         queries: [M, D] float32.
         items: item vectors, row 0 = [PAD]. [N, D] float32.
         targets: item ids in 1..N-1. [M] int64.
+        reduction: "mean", or "none" for the loss of each row.
     Returns:
-        Mean loss, nats.
+        Loss, nats. [] or [M].
     """
-    return F.cross_entropy(queries @ items[1:].T, targets - 1)
+    return F.cross_entropy(queries @ items[1:].T, targets - 1, reduction=reduction)
 
 
 def shared_negatives(n_items: int, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -34,7 +35,7 @@ def shared_negatives(n_items: int, n: int, generator: torch.Generator | None = N
 
 
 def sampled_info_nce(
-    pos_logits: Tensor, neg_logits: Tensor, targets: Tensor, negatives: Tensor, n_items: int
+    pos_logits: Tensor, neg_logits: Tensor, targets: Tensor, negatives: Tensor, n_items: int, reduction: str = "mean"
 ) -> Tensor:
     r"""InfoNCE with K shared negatives: a sampled softmax with logQ correction.
 
@@ -48,14 +49,17 @@ def sampled_info_nce(
         targets: [M] int64.
         negatives: [K] int64 distinct uniform draws; one that equals a row's target is masked (with -inf, before exp).
         n_items: N, row 0 = [PAD].
+        reduction: "mean", or "none" for the loss of each row.
     Returns:
-        Mean loss, nats.
+        Loss, nats. [] or [M].
     """
     same = negatives[None, :] == targets[:, None]  # [M, K] false negatives
     n_left = (~same).sum(1, keepdim=True).clamp(min=1)
     log_q = torch.log(n_left.to(neg_logits.dtype)) - math.log(max(n_items - 2, 1))
     logits = torch.cat([pos_logits[:, None], (neg_logits - log_q).masked_fill(same, -torch.inf)], 1)
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+    return F.cross_entropy(
+        logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device), reduction=reduction
+    )
 
 
 def in_batch_info_nce(anchors: Tensor, positives: Tensor, ids: Tensor, temperature: float) -> Tensor:

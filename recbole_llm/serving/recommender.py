@@ -47,7 +47,7 @@ class Recommender:
         if history not in HISTORIES:
             raise ConfigError(f"history is '{history}'; choose {' or '.join(HISTORIES)}")
         self.model, self.data, self.history = model.eval(), data, history
-        self.titles = _titles(data.config, title)
+        self.titles = titles_of(data.config, title)
         parts = [data.split.train]
         if history != "train":
             parts.append(data.split.valid)
@@ -232,7 +232,8 @@ def recommend(
     return Recommender.from_run(run_folder, history).recommend(users, topk)
 
 
-def _titles(config, column: str) -> dict[str, str] | None:
+def titles_of(config, column: str = "") -> dict[str, str] | None:
+    """Item -> title, None for a dataset without; column: of ``<dataset>.item``, "": one that is called so."""
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
     if column or (path.is_file() and not set(TITLES).isdisjoint(read_types(path))):
         return item_titles(path, column)

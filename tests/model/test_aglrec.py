@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contract_general import GeneralContract
+from contract_general import GeneralContract, dense_graph
 from synthetic import BOARD_TOKENS, checkerboard_settings, write_checkerboard
 
 from recbole_llm.comparison.plan import read_ablation
@@ -70,16 +70,11 @@ def test_scores_written_out(folder):
     config, data, model = build(folder, cold_path=False)
     for p in model.parameters():  # leave the zeros behind
         torch.nn.init.normal_(p, std=0.5)
-    pairs = {(int(data.user_ids[r]), int(data.item_ids[r])) for r in data.split.train}
-    n_users, n_items = data.base.user_num, data.n_items
-    adjacency = torch.zeros(n_users + n_items, n_users + n_items)
-    for u, i in pairs:
-        norm = (sum(a == u for a, _ in pairs) * sum(b == i for _, b in pairs)) ** -0.5
-        adjacency[u, n_users + i] = adjacency[n_users + i, u] = norm
+    adjacency, n_users = dense_graph(data), data.base.user_num
     text, weight = model.item_fusion.rows, model.item_fusion.project.weight
     user_text = torch.zeros(n_users, text.shape[1])
-    for u, i in pairs:  # without ratings, every item weighs alike
-        user_text[u] += text[i]
+    for r in data.split.train:  # without ratings, every item weighs alike
+        user_text[data.user_ids[r]] += text[data.item_ids[r]]
     user_text = F.normalize(user_text, dim=1)
     users = model.user_embedding.weight + user_text @ model.user_fusion.project.weight.T
     z = torch.cat([users, model.item_embedding.weight + text @ weight.T])
@@ -131,7 +126,7 @@ def test_the_path_of_cold_items_against_a_library(folder):
 def test_negatives_of_bpr_are_no_training_items(folder):
     _, data, model = build(folder, loss="bpr")
     users = torch.from_numpy(data.user_ids[data.split.train]).repeat(20)
-    drawn = model._negatives(users)
+    drawn = model.draw_negatives(users)
     pairs = set(zip(data.user_ids[data.split.train].tolist(), data.item_ids[data.split.train].tolist(), strict=True))
     assert not pairs & set(zip(users.tolist(), drawn.tolist(), strict=True))
     assert set(drawn.tolist()) == set(range(1, data.n_items))  # every item, [PAD] never

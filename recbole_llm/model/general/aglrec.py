@@ -17,6 +17,7 @@ from recbole_llm.model.general.aglrec_text import (
 from recbole_llm.model.general.inner_product import InnerProduct
 from recbole_llm.model.graph import layer_mean, training_graph
 from recbole_llm.model.losses import full_cross_entropy, sampled_info_nce, shared_negatives
+from recbole_llm.model.negatives import UnseenNegatives
 
 _CHOICES = {"loss": ("softmax", "bpr"), "fusion_mode": ("sum", "concat")}
 
@@ -55,7 +56,7 @@ class AGLRec(InnerProduct):
         inter = dataset.inter_feat
         users, items = inter[self.USER_ID].long(), inter[self.ITEM_ID].long()
         self.register_buffer("graph", training_graph(dataset), persistent=False)
-        self.register_buffer("positives", torch.unique(users * self.n_items + items), persistent=False)  # sorted
+        self.draw_negatives = UnseenNegatives(users, items, self.n_items)
         self.user_embedding = nn.Embedding(self.n_users, width)
         self.item_embedding = nn.Embedding(self.n_items, width)
         nn.init.normal_(self.user_embedding.weight, std=config["initializer_range"])
@@ -110,22 +111,10 @@ class AGLRec(InnerProduct):
     def _ranking_loss(self, queries: Tensor, table: Tensor, users: Tensor, items: Tensor) -> Tensor:
         """queries [B, D] hold 1 / tau, table [N, D] unit rows; users, items [B] int64."""
         if self.loss == "bpr":
-            negatives = self._negatives(users)
+            negatives = self.draw_negatives(users)
             return F.softplus((queries * (table[negatives] - table[items])).sum(-1)).mean()
         if not self.num_negatives:
             return full_cross_entropy(queries, table, items)
         negatives = shared_negatives(self.n_items, self.num_negatives).to(items.device)
         wanted = (queries * table[items]).sum(-1)
         return sampled_info_nce(wanted, queries @ table[negatives].T, items, negatives, self.n_items)
-
-    def _negatives(self, users: Tensor) -> Tensor:
-        """For each user an item that is none of his training items, uniformly; after 16 draws whatever came. [B]."""
-        drawn = torch.randint(1, self.n_items, users.shape, device=users.device)
-        for _ in range(16):
-            keys = users * self.n_items + drawn
-            place = torch.searchsorted(self.positives, keys).clamp_(max=len(self.positives) - 1)
-            wrong = (self.positives[place] == keys).nonzero()[:, 0]
-            if not len(wrong):
-                break
-            drawn[wrong] = torch.randint(1, self.n_items, wrong.shape, device=users.device)
-        return drawn
