@@ -53,7 +53,7 @@ def blank_record(job: Job, out: Path) -> Record:
         status=FAILED,
         grid=json.loads(json.dumps(job.grid)),
         config_hash=config_hash(config),
-        code_hash=code_hash(*modules_of(job.model, bool(config["fast_graph"]))),
+        code_hash=code_hash(*modules_of(job.model, bool(config["fast_graph"]), bool(config["phases"]))),
         data_hash=data_hash(config),
     )
 

@@ -5,8 +5,6 @@ from scipy.stats import rankdata
 
 from recbole_llm.errors import DataError
 
-METRICS = ("auc", "f1")
-
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Share of the pairs of a positive and a negative row that the scores order rightly; a tie counts half.
@@ -38,11 +36,11 @@ def f1(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(2 * (labels & called).sum() / max(labels.sum() + called.sum(), 1))
 
 
-def pooled_metrics(labels: np.ndarray, scores: np.ndarray, names=METRICS) -> dict[str, float]:
-    """Metrics by name.
+def pooled_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """``auc`` and ``f1``.
 
     Args:
-        labels: [n] bool. scores: [n] float. names: of METRICS.
+        labels: [n] bool. scores: [n] float.
     Raises:
         DataError: when a score is not finite.
     """
@@ -50,8 +48,7 @@ def pooled_metrics(labels: np.ndarray, scores: np.ndarray, names=METRICS) -> dic
     if n_bad:
         raise DataError(f"{n_bad} of {len(scores)} scores are not finite; lower the learning rate")
     scores = np.asarray(scores, dtype=np.float64)
-    found = {"auc": auc, "f1": f1}
-    return {name: found[name](labels, scores) for name in names}
+    return {"auc": auc(labels, scores), "f1": f1(labels, scores)}
 
 
 def auc_by_user(users: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -172,7 +172,7 @@ def _check_data(config, before: RunResult) -> dict[str, Any]:
             )
     return {
         "config_hash": config_hash(config),
-        "code_hash": code_hash(*modules_of(config["model"], bool(config["fast_graph"]))),
+        "code_hash": code_hash(*modules_of(config["model"], bool(config["fast_graph"]), bool(config["phases"]))),
         "commit": commit(),
         "versions": versions(),
         "machine": machine(str(config["device"])),

@@ -1,0 +1,53 @@
+"""Labelled pairs of a user and an item, scored in one pool: what the Trainer gets in the place of ranking tasks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_llm.evaluation.pooled import auc_by_user, pooled_metrics
+
+
+@dataclass
+class PooledData:
+    """Rows to score, and their labels, which no model is given.
+
+    Attributes:
+        inputs: model inputs of the rows, labels not among them. [n]
+        user_ids: [n] int64. labels: [n] bool.
+        phase: how much the scored model knows; prefix of the metrics.
+        batch_size: rows a batch.
+        in_phases: metrics of a model in this phase and later ones, where a later one is asked for.
+    """
+
+    inputs: Interaction
+    user_ids: np.ndarray
+    labels: np.ndarray
+    phase: str
+    batch_size: int
+    in_phases: Callable[[object], dict[str, float]] | None = None
+
+    def evaluate(self, model, device: torch.device) -> dict[str, float]:
+        """Metrics of a model, keyed ``cold/auc``."""
+        return self.in_phases(model) if self.in_phases else self.measure(self.scores(model, device))
+
+    @torch.no_grad()
+    def scores(self, model, device: torch.device) -> np.ndarray:
+        """Score of every row. [n] float64."""
+        model.eval()
+        found = [
+            model.predict(self.inputs[k : k + self.batch_size].to(device)).detach().double().cpu().view(-1)
+            for k in range(0, len(self.labels), self.batch_size)
+        ]
+        return torch.cat(found).numpy()
+
+    def measure(self, scores: np.ndarray, phase: str | None = None) -> dict[str, float]:
+        """Metrics of the scores, keyed ``cold/auc``."""
+        prefix = phase or self.phase
+        return {f"{prefix}/{name}": v for name, v in pooled_metrics(self.labels, scores).items()}
+
+    def users(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of the users who have rows of both labels, ascending, and the AUC of their rows. [m] each."""
+        return auc_by_user(self.user_ids, self.labels, scores)
