@@ -124,11 +124,12 @@ def check_metrics(settings: Mapping[str, Any], known: Mapping[str, Any]) -> None
         known: RecBole's metric names, in lower case.
     """
     if settings.get("phases"):
-        valid_metric = settings["valid_metric"]
         if [str(metric).lower() for metric in settings["metrics"]] != ["auc"]:
             raise ConfigError(f"metrics under phases are [AUC], with which F1 comes, not {settings['metrics']}")
-        if not _PHASED_METRIC.fullmatch(str(valid_metric)):
-            raise ConfigError(f"valid_metric under phases is AUC or F1 of a phase, as in cold/AUC, not '{valid_metric}'")
+        for key, names in (("valid_metric", [settings["valid_metric"]]), ("choice_metric", settings["choice_metric"] or [])):
+            wrong = [name for name in names if not _PHASED_METRIC.fullmatch(str(name))]
+            if wrong:
+                raise ConfigError(f"{key} under phases names AUC or F1 of a phase, as in cold/AUC, not '{wrong[0]}'")
         return
     if not settings["topk"] or not all(type(k) is int and k >= 1 for k in settings["topk"]):
         raise ConfigError(f"topk must be whole numbers of at least 1, as in [5, 10], got {settings['topk']}")

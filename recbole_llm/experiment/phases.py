@@ -21,7 +21,9 @@ from recbole_llm.trainer.phase_update import PhaseUpdate, carry_weights, gradien
 from recbole_llm.trainer.staged import StagedTraining
 
 
-def measure(config, data, model, part: str, say=lambda line: None, until: str = PHASES[-1]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def measure(
+    config, data, model, part: str, say=lambda line: None, until: str = PHASES[-1]
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Metrics of every phase over the items of a part.
 
     Args:
@@ -66,7 +68,7 @@ def updated(config, data, model, phase: str, new: np.ndarray):
     trainer = _trainer(config, after)
     if closed_form:
         if trainer.optimizer is not None:  # RecBole's Pop counts in an epoch; others are solved when they are built
-            trainer._train_epoch(train_loader(config, data), 0)
+            trainer.fit(train_loader(config, data), verbose=False, saved=False)
         return after.eval()
     if not len(data.learnt(new)):
         return after.eval()
@@ -92,6 +94,7 @@ def _loader(config, data, added, batches: int):
     So validation's few items and the many of the test learn in equally many steps.
     """
     whole = train_loader(config, data, added)
+    whole = getattr(whole, "general_dataloader", whole)  # RecBole's for knowledge graphs has one of the rows inside
     n = getattr(whole, "sample_size", len(added))  # RecBole's: rows, or users for an autoencoder
     per_row = round(config["train_batch_size"] / whole.batch_size)  # RecBole counts a row's sampled negatives in
     settings = copy.copy(config)
