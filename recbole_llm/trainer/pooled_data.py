@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import AutoEncoderMixin
+from torch import Tensor
 
 from recbole_llm.evaluation.pooled import auc_by_user, pooled_metrics
+
+_SCORES_PER_BATCH = 4 * 1024 * 1024  # 16 MiB of float32
 
 
 @dataclass
@@ -37,11 +42,11 @@ class PooledData:
     def scores(self, model, device: torch.device) -> np.ndarray:
         """Score of every row. [n] float64."""
         model.eval()
-        found = [
-            model.predict(self.inputs[k : k + self.batch_size].to(device)).detach().double().cpu().view(-1)
-            for k in range(0, len(self.labels), self.batch_size)
-        ]
-        return torch.cat(found).numpy()
+        score, size = model.predict, self.batch_size
+        if isinstance(model, AutoEncoderMixin):  # whose predict in RecBole indexes by a list, which torch reads otherwise
+            score, size = partial(_of_all_items, model), max(1, _SCORES_PER_BATCH // model.n_items)
+        found = [score(self.inputs[k : k + size].to(device)) for k in range(0, len(self.labels), size)]
+        return torch.cat([part.double().cpu().view(-1) for part in found]).numpy()
 
     def measure(self, scores: np.ndarray, phase: str | None = None) -> dict[str, float]:
         """Metrics of the scores, keyed ``cold/auc``."""
@@ -51,3 +56,9 @@ class PooledData:
     def users(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids of the users who have rows of both labels, ascending, and the AUC of their rows. [m] each."""
         return auc_by_user(self.user_ids, self.labels, scores)
+
+
+def _of_all_items(model, inputs: Interaction) -> Tensor:
+    """Scores of the rows' items, out of those of all items. [n]"""
+    scores = model.full_sort_predict(inputs).view(len(inputs), model.n_items)
+    return scores.gather(1, inputs[model.ITEM_ID][:, None])
