@@ -45,10 +45,6 @@ class ModelSpec:
 # RecBole's models that fast_graph speeds up: the same model over our sparse products
 FAST_GRAPH = {name: f"recbole_llm.model.general.fast_graph:{name}" for name in ("LightGCN", "SGL")}
 
-# what a run with phases imports beyond every run: named, not imported, so that other runs' records do not depend on it
-PHASED_RUN = "recbole_llm.experiment.phases:measure"
-PHASED_DATA = "recbole_llm.data.phased_dataset:load_phased_data"
-
 _CHUNKS = "recbole_llm.data.chunks:ChunkLoader"
 _PAIRS = "recbole_llm.data.pairs:PairLoader"
 
@@ -164,11 +160,10 @@ def model_spec(name: str) -> ModelSpec | None:
     return MODELS.get(name)
 
 
-def modules_of(name: str, fast_graph: bool = False, phases: bool = False) -> list[str]:
-    """Modules that the tables name for a run: of a model of this project, or ``fast_graph``, and of ``phases``."""
+def modules_of(name: str, fast_graph: bool = False) -> list[str]:
+    """Modules that the tables name for a model of this project; for RecBole's models those of ``fast_graph``."""
     spec = model_spec(name)
     paths = [FAST_GRAPH.get(name) if fast_graph else None] if spec is None else [spec.model, spec.loader]
-    paths += [PHASED_RUN, PHASED_DATA] if phases else []
     return [path.partition(":")[0] for path in paths if path]
 
 

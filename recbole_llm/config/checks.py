@@ -126,7 +126,10 @@ def check_metrics(settings: Mapping[str, Any], known: Mapping[str, Any]) -> None
     if settings.get("phases"):
         if [str(metric).lower() for metric in settings["metrics"]] != ["auc"]:
             raise ConfigError(f"metrics under phases are [AUC], with which F1 comes, not {settings['metrics']}")
-        for key, names in (("valid_metric", [settings["valid_metric"]]), ("choice_metric", settings["choice_metric"] or [])):
+        for key, names in (
+            ("valid_metric", [settings["valid_metric"]]),
+            ("choice_metric", settings["choice_metric"] or []),
+        ):
             wrong = [name for name in names if not _PHASED_METRIC.fullmatch(str(name))]
             if wrong:
                 raise ConfigError(f"{key} under phases names AUC or F1 of a phase, as in cold/AUC, not '{wrong[0]}'")

@@ -15,7 +15,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
 from recbole_llm.data.dataset import RecData, dataset_class
-from recbole_llm.data.phases import PhaseSpec, Phases, no_cold_item
+from recbole_llm.data.phases import Phases, PhaseSpec, no_cold_item
 from recbole_llm.errors import ConfigError, DataError
 
 # what other protocols are made of, and this one is not
@@ -83,9 +83,13 @@ class PhasedData(RecData):
         """Those of the rows that the model learns from: the positive ones, or all where it learns from labels."""
         return rows if self.labelled else rows[self.labels[rows]]
 
+    def subset(self, rows: np.ndarray) -> Dataset:
+        """RecBole dataset of what a model learns from the rows, converted."""
+        return super().subset(self.learnt(rows))
+
     def dataset(self, rows: np.ndarray) -> Dataset:
-        """RecBole dataset of what a model learns from the rows, with the aligned features."""
-        dataset = self.subset(self.learnt(rows))
+        """The same with the aligned features, as a model's constructor takes it."""
+        dataset = self.subset(rows)
         dataset.features = self.features
         dataset.split_fingerprint = self.split.fingerprint
         return dataset
@@ -127,7 +131,9 @@ def load_phased_data(config, augment: bool, labelled: bool) -> PhasedData:
     name, family = config["model"], config["MODEL_TYPE"]
     if family in (ModelType.SEQUENTIAL, ModelType.DECISIONTREE):
         what = "a next item" if family == ModelType.SEQUENTIAL else "trees that cannot be trained further"
-        raise ConfigError(f"{name} learns {what}; protocol '{config['protocol']}' takes general and context-aware models")
+        raise ConfigError(
+            f"{name} learns {what}; protocol '{config['protocol']}' takes general and context-aware models"
+        )
     if config["benchmark_filename"]:
         raise ConfigError("benchmark_filename is not supported: the split is made by the protocol (see protocol)")
     labelled = labelled or family == ModelType.CONTEXT

@@ -55,7 +55,9 @@ class PhaseSpec:
                 raise ConfigError(f"{where} must be a number, not {value!r}")
             object.__setattr__(self, name, float(value))  # one spelling, because the fingerprint covers it
         if not 0 < self.valid_share < 1:
-            raise ConfigError(f"phases.valid_share is a share of the hot items, between 0 and 1, not {self.valid_share}")
+            raise ConfigError(
+                f"phases.valid_share is a share of the hot items, between 0 and 1, not {self.valid_share}"
+            )
         needed = len(WARM) * self.phase_rows
         if self.cold_from < needed:
             raise ConfigError(
@@ -92,6 +94,11 @@ class PhasedRows:
     warm: tuple[np.ndarray, ...]
     evaluation: np.ndarray
 
+    @property
+    def all(self) -> np.ndarray:
+        """Rows of every phase. int64."""
+        return np.concatenate([*self.warm, self.evaluation])
+
 
 class Phases:
     """Who is train, valid and test under the protocol; what :class:`~recbole_llm.data.split.Split` is under others.
@@ -99,7 +106,7 @@ class Phases:
     Attributes:
         train: rows of the hot items that are no validation items, by (user token, time, file order). [n_train] int64.
         validation: rows of the validation items by phase; valid: all of them, [n_valid] int64.
-        n_test: evaluation rows of the cold items. test_opened: whether :meth:`open_test` was called.
+        n_test: rows of the cold items. test_opened: whether :meth:`open_phases` or :meth:`open_test` was called.
         universe: hot and cold items, sorted tokens.
         cold_items: part -> sorted tokens of the items that are cold in it.
         fingerprint: sha256 over the spec, the universe and the sorted (user, item, time, label, part) token rows.
@@ -110,16 +117,16 @@ class Phases:
         self.spec, self.universe, self.fingerprint = spec, universe, fingerprint
         self.train: np.ndarray = train
         self.validation: PhasedRows = validation
-        self.valid = np.concatenate([*validation.warm, validation.evaluation])
+        self.valid = validation.all
         self.cold_items: dict[str, list[str]] = cold_items
         self._test: PhasedRows = test
         self.test_opened = False
 
     @property
     def n_test(self) -> int:
-        return len(self._test.evaluation)
+        return len(self._test.all)
 
-    def open_test(self) -> PhasedRows:
+    def open_phases(self) -> PhasedRows:
         """Rows of the cold items by phase.
 
         Raises:
@@ -129,6 +136,10 @@ class Phases:
             raise DataError("the test split was already opened in this run")
         self.test_opened = True
         return self._test
+
+    def open_test(self) -> np.ndarray:
+        """All rows of the cold items, as of another split's test part. [n_test] int64; see :meth:`open_phases`."""
+        return self.open_phases().all
 
     @classmethod
     def from_interactions(

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from recbole.data import get_dataloader
-from recbole.data.dataset import Dataset
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
+from recbole.data.dataset import Dataset
 from recbole.sampler import KGSampler, RepeatableSampler, Sampler
 from recbole.utils import ModelType
 
@@ -18,8 +18,9 @@ from recbole_llm.data.dataset import RecData, load_data
 from recbole_llm.data.feature_store import AlignedFeature, load_features
 from recbole_llm.errors import ConfigError
 from recbole_llm.evaluation.task import EvalTask
+from recbole_llm.experiment.record import PHASED_DATA, PHASED_RUN
 from recbole_llm.paths import dataset_atomic_dir
-from recbole_llm.registry import PHASED_DATA, PHASED_RUN, import_attribute, model_spec, resolve_model
+from recbole_llm.registry import import_attribute, model_spec, resolve_model
 from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.pooled_data import PooledData
 
@@ -168,7 +169,7 @@ def eval_data(config, data: RecData, part: str):
     """Evaluation data of "valid", or of "test", which opens the test split (once a run)."""
     split = data.split
     if config["phases"]:
-        rows = split.validation if part == "valid" else split.open_test()
+        rows = split.validation if part == "valid" else split.open_phases()
         pool = pooled_data(config, data, rows.evaluation)
         phase = config["valid_metric"].lower().partition("/")[0]
         if part == "valid" and phase != pool.phase:

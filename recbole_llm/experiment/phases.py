@@ -34,7 +34,7 @@ def measure(
         ``cold/auc`` ... ``warm-c/f1``; a column ``user`` of tokens and the AUC of each user's own rows in every phase,
         of the users who have rows of both labels.
     """
-    rows: PhasedRows = data.split.validation if part == "valid" else data.split.open_test()
+    rows: PhasedRows = data.split.validation if part == "valid" else data.split.open_phases()
     pool = pooled_data(config, data, rows.evaluation)
     metrics, users, known = {}, {}, data.split.train
     for phase, new in zip(PHASES[: PHASES.index(until) + 1], (None, *rows.warm), strict=False):

@@ -27,8 +27,8 @@ from recbole_llm.experiment.data import (
     release_features,
     train_loader,
 )
-from recbole_llm.experiment.record import RunResult, code_hash, commit, machine, versions
-from recbole_llm.registry import PHASED_RUN, import_attribute, modules_of
+from recbole_llm.experiment.record import PHASED_RUN, RunResult, code_hash, commit, machine, modules_of_run, versions
+from recbole_llm.registry import import_attribute
 from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.fold_in import fold_in
@@ -149,7 +149,7 @@ def _run(config, folder: Path, say) -> RunResult:
         seed=config["seed"],
         config=resolved(config),
         config_hash=config_hash(config),
-        code_hash=code_hash(*modules_of(config["model"], bool(config["fast_graph"]), bool(config["phases"]))),
+        code_hash=code_hash(*modules_of_run(config)),
         commit=commit(),
         versions=versions(),
         machine=machine(str(config["device"])),

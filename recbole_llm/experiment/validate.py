@@ -6,7 +6,8 @@ from pathlib import Path
 from recbole.utils import get_trainer, init_seed
 
 from recbole_llm.experiment.data import build_data, build_model, eval_data, release_features, train_loader
-from recbole_llm.registry import PHASED_RUN, import_attribute
+from recbole_llm.experiment.record import PHASED_RUN
+from recbole_llm.registry import import_attribute
 from recbole_llm.trainer.staged import StagedTraining
 
 

@@ -5,7 +5,7 @@ import pytest
 from phased import PHASES, interactions, phased_settings, write_phased
 
 from recbole_llm.config import build_config
-from recbole_llm.data.phases import PhaseSpec, Phases
+from recbole_llm.data.phases import Phases, PhaseSpec
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.experiment.data import build_data, train_loader
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 class TestParts:
     def test_every_row_has_one_place_and_rare_items_none(self, rows):
         split = phases(rows)
-        test = split.open_test()
+        test = split.open_phases()
         parts = [split.train, *split.validation.warm, split.validation.evaluation, *test.warm, test.evaluation]
         placed = np.concatenate(parts)
         assert len(set(placed)) == len(placed)
@@ -53,14 +53,14 @@ class TestParts:
         trained = {rows[k][1] for k in split.train}
         assert trained == {f"h{k}" for k in range(16)} - set(valid)
         assert {rows[k][1] for k in split.valid} == set(valid)
-        opened = split.open_test()
+        opened = split.open_phases()
         assert {rows[k][1] for k in np.concatenate([*opened.warm, opened.evaluation])} == set(test)
 
     @pytest.mark.parametrize("distinct", [True, False])
     def test_an_item_s_rows_go_through_the_phases_in_the_order_of_time(self, distinct):
         rows = interactions(distinct_times=distinct)
         split = phases(rows)
-        for part in (split.validation, split.open_test()):
+        for part in (split.validation, split.open_phases()):
             for item in {rows[k][1] for k in part.evaluation}:
                 own = [[k for k in rows_of if rows[k][1] == item] for rows_of in (*part.warm, part.evaluation)]
                 expected = sorted((k for k in range(len(rows)) if rows[k][1] == item), key=lambda k: (rows[k][3], k))
@@ -75,8 +75,8 @@ class TestParts:
             other = phases(others)
             assert other.fingerprint == one.fingerprint and other.cold_items == one.cold_items
             assert set(tokens(others, other.train)) == set(tokens(rows, one.train))
-            again = phases(rows).open_test()
-            for a, b in zip((*other.open_test().warm,), again.warm, strict=True):
+            again = phases(rows).open_phases()
+            for a, b in zip((*other.open_phases().warm,), again.warm, strict=True):
                 assert tokens(others, a) == tokens(rows, b)
 
     def test_the_fingerprint_covers_rules_labels_and_rows(self, rows):
@@ -89,10 +89,11 @@ class TestParts:
 
     def test_the_test_rows_open_once(self, rows):
         split = phases(rows)
-        assert split.n_test == len(phases(rows).open_test().evaluation) and not split.test_opened
-        split.open_test()
+        assert split.n_test == len(phases(rows).open_test()) == sum(row[1][0] == "c" for row in rows)
+        assert not split.test_opened
+        split.open_phases()
         with pytest.raises(DataError, match="already opened"):
-            split.open_test()
+            split.open_phases()
 
 
 class TestErrors:
@@ -192,10 +193,20 @@ class TestDataset:
         ("model", "changes", "error", "message"),
         [
             ("SASRec", {}, ConfigError, "SASRec learns a next item"),
-            ("FM", {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}, ConfigError, "FM learns from labelled rows and draws no negatives"),
+            (
+                "FM",
+                {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}},
+                ConfigError,
+                "FM learns from labelled rows and draws no negatives",
+            ),
             ("BPR", {"threshold": None}, ConfigError, "phases need labels: set threshold"),
             ("BPR", {"min_rating": 3}, ConfigError, "min_rating does not go together with phases"),
-            ("BPR", {"load_col": {"inter": ["user_id", "item_id", "rating"]}}, DataError, "takes the order in time from"),
+            (
+                "BPR",
+                {"load_col": {"inter": ["user_id", "item_id", "rating"]}},
+                DataError,
+                "takes the order in time from",
+            ),
             ("BPR", {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}, DataError, "takes the labels from"),
             ("BPR", {"phases": {"cold_from": 58, "hot_above": 59}}, DataError, "no item has 58 to 59 ratings"),
             ("BPR", {"phases": {"cold": 3}}, ConfigError, "unknown key 'cold' in phases"),

@@ -1,7 +1,6 @@
 """Runs under emerg-phases: what a record holds, that nothing is known too early, how models learn from a phase."""
 
 import re
-import sys
 from concurrent.futures import Future
 
 import numpy as np
@@ -12,19 +11,22 @@ from phased import PHASES, Fake, interactions, phased_settings, write_phased
 
 from recbole_llm import registry
 from recbole_llm.comparison.execute import Runner, execute
+from recbole_llm.comparison.foreign import import_recommendations
 from recbole_llm.comparison.plan import Plan, Row
 from recbole_llm.comparison.record import OK, About, write_about
 from recbole_llm.comparison.worker import work
 from recbole_llm.config import build_config
 from recbole_llm.data.phases import Phases
+from recbole_llm.errors import ConfigError
 from recbole_llm.evaluation.pooled import auc
 from recbole_llm.experiment import RunResult, load, run
-from recbole_llm.experiment.data import build_data, build_model
+from recbole_llm.experiment.data import build_data
 from recbole_llm.experiment.phases import _loader, measure
-from recbole_llm.experiment.record import code_hash
+from recbole_llm.experiment.record import _imported, code_hash, modules_of_run
 from recbole_llm.experiment.validate import validate
 from recbole_llm.report import markdown
 from recbole_llm.report.write import make_report
+from recbole_llm.serving.recommender import Recommender
 from recbole_llm.trainer.hooks import TrainerHooks
 from recbole_llm.trainer.pooled_data import PooledData
 
@@ -75,6 +77,7 @@ def test_runs_end_to_end(folder, tmp_path, model):
     assert data.split.fingerprint == result.split and measure(data.config, data, again, "test")[0] == result.test
 
 
+@pytest.mark.slow
 def test_content_tells_of_a_cold_item_what_identities_learn_as_it_warms_up(folder):
     content = run_small(folder, "DeepFM", epochs=12, learning_rate=0.02).test
     assert content["cold/auc"] > 0.95 and content["warm-c/auc"] > 0.95
@@ -87,7 +90,7 @@ def test_per_user_auc_is_that_of_his_rows(folder, scored):
     result = run_small(folder, "DeepFM")
     table = pd.read_parquet(f"{result.run_folder}/per_user.parquet").set_index("user")
     data = build_data(build_config("DeepFM", "phased", (), phased_settings(folder), ()))
-    rows = data.split.open_test().evaluation
+    rows = data.split.open_phases().evaluation
     users = data.base.field2id_token["user_id"][data.user_ids[rows]]
     scores = dict(scored[-4:])
     for phase in NAMES:
@@ -108,7 +111,7 @@ class TestNothingTooEarly:
         users, items, ratings, times = zip(*rows, strict=True)
         data = build_data(build_config(model, "phased", (), phased_settings(folder), ()))
         times, ratings = np.array(times), np.array(ratings, dtype=float)
-        test = Phases.from_interactions(users, items, data.split.spec, times=times, ratings=ratings).open_test()
+        test = Phases.from_interactions(users, items, data.split.spec, times=times, ratings=ratings).open_phases()
         turned = set({"evaluation": test.evaluation, "warm-c": test.warm[2], "warm-a": test.warm[0]}[part])
         changed = [(u, i, 6 - r if k in turned and k % 3 else r, t) for k, (u, i, r, t) in enumerate(rows)]
         run_small(folder, model)
@@ -130,7 +133,7 @@ class TestNothingTooEarly:
 
             return call
 
-        monkeypatch.setattr(Phases, "open_test", recorded("test", Phases.open_test))
+        monkeypatch.setattr(Phases, "open_phases", recorded("test", Phases.open_phases))
         monkeypatch.setattr(TrainerHooks, "_train_epoch", recorded("train", TrainerHooks._train_epoch))
         run_small(folder, "DeepFM", epochs=2, update_epochs=1)
         assert events == ["train"] * 2 + ["train"] * 3 + ["test"] + ["train"] * 3
@@ -179,13 +182,13 @@ class TestTraining:
         settings = phased_settings(folder, **CHANGES.get(model, {}))
         config = build_config(model, "phased", (), settings, ())
         data = build_data(config)
-        for new in (np.concatenate(part.warm) for part in (data.split.validation, data.split.open_test())):
+        for new in (np.concatenate(part.warm) for part in (data.split.validation, data.split.open_phases())):
             later = data.knowing(np.concatenate([data.split.train, new]))
             assert len(_loader(config, later, later.dataset(new), 4)) == 4
 
     def test_choices_see_all_phases_of_validation_and_no_test_row(self, folder, monkeypatch):
         result = run_small(folder, "DeepFM")
-        monkeypatch.setattr(Phases, "open_test", lambda self: pytest.fail("test rows"))
+        monkeypatch.setattr(Phases, "open_phases", lambda self: pytest.fail("test rows"))
         config = build_config("DeepFM", "phased", (), phased_settings(folder), ())
         assert validate(config) == result.valid
 
@@ -203,7 +206,7 @@ class TestOwnUpdate:
         assert [update.phase for update in shown] == NAMES[1:] * 2
         assert {(u.epochs, u.batches, u.learning_rate) for u in shown} == {(7, 4, 0.5)}
         data = build_data(build_config("Fake", "phased", (), self.settings(folder), ()))
-        test = data.split.open_test()
+        test = data.split.open_phases()
         for update, rows in zip(shown, (*data.split.validation.warm, *test.warm), strict=True):
             expected = sorted(zip(data.user_ids[rows], data.item_ids[rows], data.labels[rows], strict=True))
             found = zip(*(update.rows[k].tolist() for k in ("user_id", "item_id", "label")), strict=True)
@@ -236,10 +239,32 @@ class TestOwnUpdate:
         assert Fake.shown and all((update.rows["label"] == 1).all() for _, update, _ in Fake.shown)
 
 
+@pytest.mark.parametrize("history", ["known", "all"])
+def test_a_run_recommends(folder, history):
+    result = run_small(folder, "EASE")
+    lists = Recommender.from_run(result.run_folder, history=history).recommend(["u3", "u4"], topk=5)
+    assert len(lists) == 10 and lists["item_id"].str.match("[hc]").all()
+
+
+def test_lists_of_other_systems_are_refused(folder, tmp_path):
+    settings = {key: value for key, value in phased_settings(folder).items() if key != "protocol"}
+    with pytest.raises(ConfigError, match="'emerg-phases' ranks no items"):
+        import_recommendations(
+            tmp_path / "none.csv",
+            label="x",
+            dataset="phased",
+            protocol="emerg-phases",
+            settings=settings,
+            out=tmp_path,
+        )
+
+
 def test_other_runs_records_do_not_depend_on_the_phases_code():
-    phased = registry.modules_of("EASE", phases=True)
-    assert registry.modules_of("EASE") == [] and len(phased) == 2
+    settings = {"model": "EASE", "fast_graph": False, "phases": None}
+    phased = modules_of_run(settings | {"phases": PHASES})
+    assert modules_of_run(settings) == [] and len(phased) == 2
     assert code_hash(*phased) != code_hash()
+    assert not set(phased) & set(_imported(["recbole_llm.experiment.run"]))
 
 
 class Here(Runner):
@@ -251,6 +276,7 @@ class Here(Runner):
         return future
 
 
+@pytest.mark.slow
 def test_a_comparison_chooses_tests_and_reports(folder, tmp_path):
     settings = phased_settings(folder)
     settings = {key: value for key, value in settings.items() if key not in ("protocol", "seed", "state", "run_dir")}
@@ -279,8 +305,6 @@ def test_ml_100k_has_305_cold_items():
     config = build_config("Pop", "ml-100k", (), {"protocol": "emerg-phases"}, ())
     data = build_data(config)
     assert len(data.cold_items["test"]) == 305
-    test = data.split.open_test()
+    test = data.split.open_phases()
     assert [len(rows) for rows in test.warm] == [20 * 305] * 3
-    assert len(test.evaluation) == data.split.n_test > 0
-    model = build_model(config, data)
-    assert model is not None and sys.modules["recbole_llm.experiment.phases"]
+    assert len(test.evaluation) == data.split.n_test - 60 * 305
