@@ -1,8 +1,8 @@
 """Cold items that warm up in phases: who is trained on, who warms up with which rows, who is evaluated on which.
 
-EmerG's split, https://arxiv.org/abs/2407.10112, section 5.1, with validation items, which it lacks: items with many
-ratings are hot, those with fewer are cold, the others are dropped. A cold item's rows in the order of time are those of
-warm-a, then warm-b, then warm-c, and the rest, on which it is evaluated before the first of these phases and after each.
+EmerG's split, https://arxiv.org/abs/2407.10112, with validation items, which it lacks: items with many ratings are
+hot, those with fewer are cold, the others are dropped. A cold item's rows in the order of time are those of warm-a,
+then warm-b, then warm-c, and the rest, on which it is evaluated before the first of these phases and after each.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """The phases of a run: a chosen model scores the same rows cold, and after learning from warm-a, warm-b and warm-c.
 
-Each phase adds rows of the items to what the model knows. A closed-form model is solved again on all of it. Any other is
-built again on it, so that graphs and histories hold the new rows, keeps its weights, and is updated with the new rows;
-see ``trainer/phase_update.py``. The weights go on from phase to phase; the chosen model itself is left as it was.
+Each phase adds rows of the items to what the model knows. A closed-form model is solved again on all of it. Any other
+is built again on it, so that graphs and histories hold the new rows, keeps its weights, and is updated with the new
+rows; see ``trainer/phase_update.py``. The weights go on from phase to phase; the chosen model is left as it was.
 """
 
 import copy
@@ -104,7 +104,7 @@ def _loader(config, data, added, batches: int):
 
 @contextmanager
 def _own_randomness(seed: int, reproducibility: bool):
-    """Seeds the generators, and gives them back as they were: an update in a validation does not change the training."""
+    """Seeds the generators, and gives them back as they were: an update in a validation leaves the training alone."""
     before = checkpoint.rng_state()
     init_seed(seed, reproducibility)
     try:

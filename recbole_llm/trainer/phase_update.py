@@ -51,7 +51,7 @@ def carry_weights(source, target) -> None:
 
 
 def gradient_steps(trainer, loader, update: PhaseUpdate) -> None:
-    """Epochs over the rows of a phase with the fresh optimiser of a trainer; the last weights stay, nothing is chosen."""
+    """Epochs over a phase's rows with the fresh optimiser of a trainer; the last weights stay, nothing is chosen."""
     trainer.stage, trainer.epochs, trainer.lr_schedule = update.phase, update.epochs, "constant"
     for group in trainer.optimizer.param_groups:
         group["lr"] = update.learning_rate

@@ -243,7 +243,7 @@ class TestOwnUpdate:
 def test_a_run_recommends(folder, history):
     result = run_small(folder, "EASE")
     lists = Recommender.from_run(result.run_folder, history=history).recommend(["u3", "u4"], topk=5)
-    assert len(lists) == 10 and lists["item_id"].str.match("[hc]").all()
+    assert len(lists) == 10 and lists["item"].str.match("[hc]").all()
 
 
 def test_lists_of_other_systems_are_refused(folder, tmp_path):
