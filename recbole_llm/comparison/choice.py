@@ -32,7 +32,7 @@ class Choice:
 
 
 def choose(job, base: dict, folder: Path, basis: str) -> Choice:
-    """The grid point with the best score on validation, the first of equal ones: valid_metric, or choice_metric's mean.
+    """The grid point with the best score on validation, the first of equal ones; by choice_metric, where it is set.
 
     Points that an earlier, broken-off choice has finished on the same settings, code and data are not trained again. A
     point that cannot be trained, or whose score is not finite, is left out.

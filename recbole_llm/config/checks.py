@@ -32,6 +32,7 @@ _WHOLE_NUMBERS = {
     "num_negatives": 0, "worker": 0, "update_epochs": 0, "update_batches": 1,
 }  # fmt: skip
 _LEAST = {"learning_rate": 0.0, "weight_decay": 0.0, "update_learning_rate": 0.0}
+_PHASED_KEYS = ("update_epochs", "update_batches", "update_learning_rate", "choice_metric")
 _PHASED_METRIC = re.compile("(cold|warm-[abc])/(auc|f1)", re.IGNORECASE)
 
 
@@ -124,12 +125,11 @@ def check_metrics(settings: Mapping[str, Any], known: Mapping[str, Any]) -> None
         known: RecBole's metric names, in lower case.
     """
     if settings.get("phases"):
+        if missing := [key for key in _PHASED_KEYS if settings.get(key) is None]:
+            raise ConfigError(f"phases need {missing[0]} too; use protocol: emerg-phases, which sets them")
         if [str(metric).lower() for metric in settings["metrics"]] != ["auc"]:
             raise ConfigError(f"metrics under phases are [AUC], with which F1 comes, not {settings['metrics']}")
-        for key, names in (
-            ("valid_metric", [settings["valid_metric"]]),
-            ("choice_metric", settings["choice_metric"] or []),
-        ):
+        for key, names in (("valid_metric", [settings["valid_metric"]]), ("choice_metric", settings["choice_metric"])):
             wrong = [name for name in names if not _PHASED_METRIC.fullmatch(str(name))]
             if wrong:
                 raise ConfigError(f"{key} under phases names AUC or F1 of a phase, as in cold/AUC, not '{wrong[0]}'")

@@ -43,9 +43,8 @@ class PooledData:
         """Score of every row. [n] float64."""
         model.eval()
         score, size = model.predict, self.batch_size
-        if isinstance(
-            model, AutoEncoderMixin
-        ):  # whose predict in RecBole indexes by a list, which torch reads otherwise
+        # RecBole's predict of these indexes by a list of tensors, which torch will read in another way
+        if isinstance(model, AutoEncoderMixin):
             score, size = partial(_of_all_items, model), max(1, _SCORES_PER_BATCH // model.n_items)
         found = [score(self.inputs[k : k + size].to(device)) for k in range(0, len(self.labels), size)]
         return torch.cat([part.double().cpu().view(-1) for part in found]).numpy()

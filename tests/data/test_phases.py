@@ -213,6 +213,8 @@ class TestDataset:
             ("BPR", {"metrics": ["NDCG"]}, ConfigError, "metrics under phases are .AUC."),
             ("BPR", {"valid_metric": "NDCG@10"}, ConfigError, "valid_metric under phases names AUC or F1 of a phase"),
             ("BPR", {"choice_metric": ["hot/AUC"]}, ConfigError, "choice_metric under phases .* not 'hot/AUC'"),
+            ("BPR", {"choice_metric": "cold/MRR"}, ConfigError, "choice_metric under phases .* not 'cold/MRR'"),
+            ("BPR", {"protocol": "rs-full"}, ConfigError, "phases need update_epochs too; use protocol: emerg-phases"),
             ("BPR", {"update_batches": 0}, ConfigError, "update_batches must be a whole number of at least 1"),
             ("BPR", {"update_learning_rate": -1.0}, ConfigError, "update_learning_rate must be at least 0"),
         ],
