@@ -75,7 +75,7 @@ def updated(config, data, model, phase: str, new: np.ndarray):
     added = data.dataset(new)
     update = PhaseUpdate(
         phase=phase,
-        rows=added.join(added.inter_feat),
+        rows=added.join(added.inter_feat).to(config["device"]),
         epochs=config["update_epochs"],
         batches=config["update_batches"],
         learning_rate=config["update_learning_rate"],

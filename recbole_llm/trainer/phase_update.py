@@ -17,12 +17,13 @@ class PhaseUpdate:
 
     The model on which it is called was built anew on the training rows and the rows of all phases so far (graph,
     histories, counts) and given the weights from before the phase; see :func:`carry_weights` for what else it keeps.
-    The method changes the model's parameters as it likes, in place; it is in train mode. It sees no evaluation row.
+    The method changes the model's parameters as it likes, in place; it is in train mode, and what the last stage of the
+    training froze is frozen. It sees no evaluation row.
 
     Attributes:
         phase: "warm-a", "warm-b" or "warm-c".
         rows: what the phase adds: user and item ids and columns, the label where the model asks for labelled rows, else
-            the positive rows alone. [n], in time order.
+            the positive rows alone. [n], in time order, on the model's device.
         epochs, batches, learning_rate: passes over the rows, steps a pass and step size: the settings update_epochs,
             update_batches and update_learning_rate.
     """
