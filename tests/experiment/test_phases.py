@@ -289,6 +289,7 @@ def test_a_comparison_chooses_tests_and_reports(folder, tmp_path):
     head = next(line for line in text.splitlines() if line.startswith("| row"))
     assert re.findall(r"[\w-]+/\w+", head)[:4] == ["cold/auc", "cold/f1", "warm-a/auc", "warm-a/f1"]
     assert "cold/auc: DeepFM minus each row, over users" in text and "warm-c/auc: DeepFM minus" in text
+    assert "A run's metric is that of all scored rows in one pool; tests" in text
     shown = markdown.render(make_report([tmp_path], metrics=["warm-a/auc"]))
     assert "warm-a/auc" in shown and "warm-a/f1" not in shown
 
