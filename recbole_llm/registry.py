@@ -30,6 +30,8 @@ class ModelSpec:
             loader and, for sequential models, its one-row-a-prefix augmentation.
         default_protocol: file of properties/protocol/ used unless the model's YAML or the user names another.
         closed_form: whether it is solved in one pass, so that epochs and seeds do not matter.
+        labelled: whether it learns from rows with labels, as RecBole's context-aware models do, where a protocol has
+            them; other models are given the positive rows alone.
     """
 
     model: str
@@ -37,6 +39,7 @@ class ModelSpec:
     loader: str | None = None
     default_protocol: str = "loo-full"
     closed_form: bool = False
+    labelled: bool = False
 
 
 # RecBole's models that fast_graph speeds up: the same model over our sparse products

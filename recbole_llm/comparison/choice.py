@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from recbole_llm.config import build_config, config_hash
 from recbole_llm.data.files import atomic_writer
@@ -31,7 +32,7 @@ class Choice:
 
 
 def choose(job, base: dict, folder: Path, basis: str) -> Choice:
-    """The grid point with the best score on validation, the first of equal ones.
+    """The grid point with the best score on validation, the first of equal ones; by choice_metric, where it is set.
 
     Points that an earlier, broken-off choice has finished on the same settings, code and data are not trained again. A
     point that cannot be trained, or whose score is not finite, is left out.
@@ -67,7 +68,8 @@ def _point(job, settings: dict, folder: Path, basis: str) -> dict:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["basis"] == basis:
                 return kept
-        value = validate(config)[config["valid_metric"].lower()]
+        found = validate(config)
+        value = fmean(found[name.lower()] for name in config["choice_metric"] or [config["valid_metric"]])
         score = value if config["valid_metric_bigger"] else -value
         found = {"score": score if math.isfinite(score) else None, "reason": f"the score is {value}"}
     except MemoryError:

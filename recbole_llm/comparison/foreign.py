@@ -89,6 +89,10 @@ def import_recommendations(
             f"protocol '{config['protocol']}' is evaluated by RecBole itself, which cannot score lists; choose a "
             "protocol that ranks items"
         )
+    if config["phases"]:
+        raise ConfigError(
+            f"protocol '{config['protocol']}' ranks no items, so it cannot score lists; choose one that does"
+        )
     table = read_recommendations(path)
     data = build_data(config)
     start = time.perf_counter()

@@ -19,7 +19,7 @@ SHARED = frozenset(
     """
     protocol eval_args split_seed mask_history n_candidates candidate_seed secondary_tasks min_rating min_user_inter
     cold_items candidate_items evaluator metrics topk tail_ratio benchmark_filename threshold val_interval
-    user_inter_num_interval item_inter_num_interval
+    user_inter_num_interval item_inter_num_interval phases
     """.split()
 )
 

@@ -24,8 +24,7 @@ from recbole_llm.config import build_config, config_hash
 from recbole_llm.config.locate import PACKAGED
 from recbole_llm.data.files import atomic_writer
 from recbole_llm.errors import RecBoleLLMError
-from recbole_llm.experiment.record import code_hash
-from recbole_llm.registry import modules_of
+from recbole_llm.experiment.record import code_hash, modules_of_run
 
 # what every run of a comparison is given: runs are quiet, and lie below the comparison's folder
 _QUIET = {"show_progress": False, "state": "WARNING"}
@@ -53,7 +52,7 @@ def blank_record(job: Job, out: Path) -> Record:
         status=FAILED,
         grid=json.loads(json.dumps(job.grid)),
         config_hash=config_hash(config),
-        code_hash=code_hash(*modules_of(job.model, bool(config["fast_graph"]))),
+        code_hash=code_hash(*modules_of_run(config)),
         data_hash=data_hash(config),
     )
 

@@ -108,8 +108,9 @@ def build(
     sources |= dict.fromkeys(identity, "model and dataset")
     if not settings.get("checkpoint_dir"):
         settings["checkpoint_dir"] = str(Path(settings["run_dir"]) / "checkpoints")
-    for key in ("metrics", "topk"):
-        settings[key] = settings[key] if isinstance(settings[key], list) else [settings[key]]
+    for key in ("metrics", "topk", "choice_metric"):
+        if key in settings:
+            settings[key] = settings[key] if isinstance(settings[key], list) else [settings[key]]
     settings.pop("config_files", None)
     checks.check_values(settings, {**merge(defaults)[0], "data_path": ""}, sources)
     checks.check_metrics(settings, metric_types)

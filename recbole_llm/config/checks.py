@@ -17,6 +17,7 @@ _OWN_KEYS = {"model", "dataset", "config_files", "extra"}
 _BLOCKS = {
     "eval_args": ("split", "group_by", "order", "mode"),
     "train_neg_sample_args": ("distribution", "sample_num", "alpha", "dynamic", "candidate_num"),
+    "phases": ("hot_above", "cold_from", "phase_rows", "valid_share"),
 }
 _CHOICES = {
     "evaluator": ("recbole_llm", "recbole"),
@@ -28,9 +29,11 @@ _WHOLE_NUMBERS = {
     "epochs": 0, "train_batch_size": 1, "eval_batch_size": 1, "eval_step": 0, "stopping_step": 0, "seed": 0,
     "split_seed": 0, "candidate_seed": 0, "n_candidates": 1, "min_user_inter": 0, "MAX_ITEM_LIST_LENGTH": 1,
     "hidden_size": 1, "embedding_size": 1, "inner_size": 1, "n_layers": 0, "n_heads": 1, "metric_decimal_place": 0,
-    "num_negatives": 0, "worker": 0,
+    "num_negatives": 0, "worker": 0, "update_epochs": 0, "update_batches": 1,
 }  # fmt: skip
-_LEAST = {"learning_rate": 0.0, "weight_decay": 0.0}
+_LEAST = {"learning_rate": 0.0, "weight_decay": 0.0, "update_learning_rate": 0.0}
+_PHASED_KEYS = ("update_epochs", "update_batches", "update_learning_rate", "choice_metric")
+_PHASED_METRIC = re.compile("(cold|warm-[abc])/(auc|f1)", re.IGNORECASE)
 
 
 @cache
@@ -121,6 +124,16 @@ def check_metrics(settings: Mapping[str, Any], known: Mapping[str, Any]) -> None
         settings: merged settings with ``metrics`` and ``topk`` as lists.
         known: RecBole's metric names, in lower case.
     """
+    if settings.get("phases"):
+        if missing := [key for key in _PHASED_KEYS if settings.get(key) is None]:
+            raise ConfigError(f"phases need {missing[0]} too; use protocol: emerg-phases, which sets them")
+        if [str(metric).lower() for metric in settings["metrics"]] != ["auc"]:
+            raise ConfigError(f"metrics under phases are [AUC], with which F1 comes, not {settings['metrics']}")
+        for key, names in (("valid_metric", [settings["valid_metric"]]), ("choice_metric", settings["choice_metric"])):
+            wrong = [name for name in names if not _PHASED_METRIC.fullmatch(str(name))]
+            if wrong:
+                raise ConfigError(f"{key} under phases names AUC or F1 of a phase, as in cold/AUC, not '{wrong[0]}'")
+        return
     if not settings["topk"] or not all(type(k) is int and k >= 1 for k in settings["topk"]):
         raise ConfigError(f"topk must be whole numbers of at least 1, as in [5, 10], got {settings['topk']}")
     for metric in settings["metrics"]:

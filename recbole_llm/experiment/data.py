@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from recbole.data import get_dataloader
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
+from recbole.data.dataset import Dataset
 from recbole.sampler import KGSampler, RepeatableSampler, Sampler
 from recbole.utils import ModelType
 
@@ -18,9 +19,11 @@ from recbole_llm.data.derived import load_edges
 from recbole_llm.data.feature_store import AlignedFeature, load_features
 from recbole_llm.errors import ConfigError
 from recbole_llm.evaluation.task import EvalTask
+from recbole_llm.experiment.record import PHASED_DATA, PHASED_RUN
 from recbole_llm.paths import dataset_atomic_dir
 from recbole_llm.registry import import_attribute, model_spec, resolve_model
 from recbole_llm.trainer.eval_data import EvalData
+from recbole_llm.trainer.pooled_data import PooledData
 
 FACET_KEYS = (
     "user_facets", "item_facets", "visual_facets", "item_features", "user_features", "review_features"
@@ -31,7 +34,12 @@ REVIEW_FIELD = "review_id"  # column of the interactions that names the review a
 def build_data(config) -> RecData:
     """Dataset and split of a config, with the features that its model names (see FACET_KEYS) aligned by token."""
     spec = model_spec(config["model"])
-    data = load_data(config, augment=spec is None or spec.loader is None)
+    augment = spec is None or spec.loader is None
+    if config["phases"]:
+        labelled = spec is not None and spec.labelled
+        data = import_attribute(PHASED_DATA)(config, augment=augment, labelled=labelled)
+    else:
+        data = load_data(config, augment=augment)
     wanted = list(dict.fromkeys(name for key in FACET_KEYS for name in config[key] or []))
     if wanted:
         data.features = control(named_features(config, data, wanted), config["placebo"], config["split_seed"], data)
@@ -49,8 +57,10 @@ def build_model(config, data: RecData):
 def release_features(data: RecData) -> None:
     """Drop the features' rows once the model is built, and give freed memory back to the system.
 
-    Decompositions leave a heap of holes, which training would lie beside.
+    Decompositions leave a heap of holes, which training would lie beside. Under ``phases`` models are built again.
     """
+    if data.config["phases"]:
+        return
     for name, feature in data.features.items():
         data.features[name] = feature.released()
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc's alone
@@ -133,11 +143,16 @@ def features_hash(features: dict[str, AlignedFeature]) -> str:
     return hashlib.sha256(text.encode()).hexdigest() if features else ""
 
 
-def train_loader(config, data: RecData):
-    """The loader named in the registry, or RecBole's for the model; negatives are drawn knowing training rows only."""
+def train_loader(config, data: RecData, over: Dataset | None = None):
+    """The loader named in the registry, or RecBole's for the model; negatives are drawn knowing training rows only.
+
+    Args:
+        over: the rows to go through, where they are not all training rows.
+    """
     spec, train = model_spec(config["model"]), data.train
+    over = train if over is None else over
     if spec is not None and spec.loader is not None:
-        return import_attribute(spec.loader)(config, train)
+        return import_attribute(spec.loader)(config, over)
     negatives = config["train_neg_sample_args"]
     sampler = None
     if negatives["distribution"] != "none":
@@ -149,13 +164,21 @@ def train_loader(config, data: RecData):
     loader = get_dataloader(config, "train")
     if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
         kg_sampler = KGSampler(train, negatives["distribution"], negatives["alpha"])
-        return loader(config, train, sampler, kg_sampler, shuffle=True)
-    return loader(config, train, sampler, shuffle=config["shuffle"])
+        return loader(config, over, sampler, kg_sampler, shuffle=True)
+    return loader(config, over, sampler, shuffle=config["shuffle"])
 
 
 def eval_data(config, data: RecData, part: str):
     """Evaluation data of "valid", or of "test", which opens the test split (once a run)."""
     split = data.split
+    if config["phases"]:
+        rows = split.validation if part == "valid" else split.open_phases()
+        pool = pooled_data(config, data, rows.evaluation)
+        phase = config["valid_metric"].lower().partition("/")[0]
+        if part == "valid" and phase != pool.phase:
+            measure = import_attribute(PHASED_RUN)
+            pool.in_phases = lambda model: measure(config, data, model, part, until=phase)[0]
+        return pool
     known = split.train if part == "valid" else np.concatenate([split.train, split.valid])
     targets = split.valid if part == "valid" else split.open_test()
     if config["evaluator"] == "recbole":
@@ -171,6 +194,17 @@ def eval_data(config, data: RecData, part: str):
         known_dataset=lambda: data.subset(known),
         metrics=config["metrics"],
         topk=config["topk"],
+        batch_size=config["eval_batch_size"],
+    )
+
+
+def pooled_data(config, data: RecData, rows: np.ndarray) -> PooledData:
+    """The rows as pairs to score, for a model that knows none of their items."""
+    return PooledData(
+        inputs=data.pairs(rows),
+        user_ids=data.user_ids[rows],
+        labels=data.labels[rows],
+        phase="cold",
         batch_size=config["eval_batch_size"],
     )
 

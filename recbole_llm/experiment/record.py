@@ -9,6 +9,13 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from recbole_llm.registry import modules_of
+
+# what a run with phases uses beyond every run: named, not imported, so that other runs' records do not depend on it
+PHASED_RUN = "recbole_llm.experiment.phases:measure"
+PHASED_DATA = "recbole_llm.data.phased_dataset:load_phased_data"
 
 _NAME, _PACKAGE = "recbole_llm", Path(__file__).resolve().parent.parent
 # what the registry says of a model ends up in its config
@@ -120,6 +127,12 @@ def machine(device: str) -> dict[str, object]:
     return {"processor": processor, "threads": torch.get_num_threads(), "device": device}
 
 
+def modules_of_run(config: Any) -> list[str]:
+    """Modules that a run uses and that are imported by name, for :func:`code_hash`."""
+    phased = [path.partition(":")[0] for path in (PHASED_RUN, PHASED_DATA)] if config["phases"] else []
+    return modules_of(config["model"], bool(config["fast_graph"])) + phased
+
+
 @cache
 def code_hash(*roots: str) -> str:
     """sha256 over the syntax trees of the modules that a run imports, docstrings left out.
@@ -128,7 +141,7 @@ def code_hash(*roots: str) -> str:
     run does not import: the command line, tools around runs, other models.
 
     Args:
-        roots: modules that are imported by name: the model's and its loader's. The modules that run experiments always
+        roots: modules that are imported by name, see :func:`modules_of_run`. The modules that run experiments always
             count.
     """
     digest = hashlib.sha256()

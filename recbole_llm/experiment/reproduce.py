@@ -15,9 +15,8 @@ from recbole_llm.config import config_hash, restore_config
 from recbole_llm.errors import ConfigError, DataError, FeatureError
 from recbole_llm.experiment.data import build_data
 from recbole_llm.experiment.find import Recorded
-from recbole_llm.experiment.record import RunResult, code_hash, commit, machine, versions
+from recbole_llm.experiment.record import RunResult, code_hash, commit, machine, modules_of_run, versions
 from recbole_llm.experiment.run import PER_USER_FILE, run_config, run_folder
-from recbole_llm.registry import modules_of
 
 Say = Callable[[str], None]
 
@@ -172,7 +171,7 @@ def _check_data(config, before: RunResult) -> dict[str, Any]:
             )
     return {
         "config_hash": config_hash(config),
-        "code_hash": code_hash(*modules_of(config["model"], bool(config["fast_graph"]))),
+        "code_hash": code_hash(*modules_of_run(config)),
         "commit": commit(),
         "versions": versions(),
         "machine": machine(str(config["device"])),

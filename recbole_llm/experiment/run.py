@@ -27,8 +27,8 @@ from recbole_llm.experiment.data import (
     release_features,
     train_loader,
 )
-from recbole_llm.experiment.record import RunResult, code_hash, commit, machine, versions
-from recbole_llm.registry import modules_of
+from recbole_llm.experiment.record import PHASED_RUN, RunResult, code_hash, commit, machine, modules_of_run, versions
+from recbole_llm.registry import import_attribute
 from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.fold_in import fold_in
@@ -119,17 +119,25 @@ def _run(config, folder: Path, say) -> RunResult:
     trainer._save_checkpoint(training.results[-1].best_epoch - 1, saved_model_file=str(folder / BEST_FILE))
     if hasattr(model, "expert_usage"):
         model.expert_usage()  # drops what validations counted: the record is about the test rows and the final weights
-    with clock("test"):
-        test = eval_data(config, data, "test")
+    valid_metrics, slices = training.results[-1].valid, {}
+    if config["phases"]:
+        measure = import_attribute(PHASED_RUN)
+        with clock("valid phases"):
+            valid_metrics, _ = measure(config, data, model, "valid", say)
+        with clock("test"):
+            metrics, users = measure(config, data, model, "test", say)
+        _write_table(folder / PER_USER_FILE, users)
+    else:
+        with clock("test"):
+            test = eval_data(config, data, "test")
+            if isinstance(test, EvalData):
+                fold_in(model, test.known_dataset())
+            metrics = dict(trainer.evaluate(test, load_best_model=False))
         if isinstance(test, EvalData):
-            fold_in(model, test.known_dataset())
-        metrics = dict(trainer.evaluate(test, load_best_model=False))
-    slices = {}
-    if isinstance(test, EvalData):
-        write_per_user(folder / PER_USER_FILE, data, trainer.last_results)
-        first = test.tasks[0]
-        lists = trainer.last_results[first.name].top_items
-        slices = slice_metrics(first, lists, test.item_counts, test.metrics, test.topk)
+            write_per_user(folder / PER_USER_FILE, data, trainer.last_results)
+            first = test.tasks[0]
+            lists = trainer.last_results[first.name].top_items
+            slices = slice_metrics(first, lists, test.item_counts, test.metrics, test.topk)
     clock.seconds["valid"] = sum(stage.eval_seconds for stage in training.results)
     # the stages know the epochs before a run was resumed, the clock does not; a trainer without epochs has the clock
     epochs = sum(stage.epochs * stage.seconds_per_epoch for stage in training.results)
@@ -141,7 +149,7 @@ def _run(config, folder: Path, say) -> RunResult:
         seed=config["seed"],
         config=resolved(config),
         config_hash=config_hash(config),
-        code_hash=code_hash(*modules_of(config["model"], bool(config["fast_graph"]))),
+        code_hash=code_hash(*modules_of_run(config)),
         commit=commit(),
         versions=versions(),
         machine=machine(str(config["device"])),
@@ -150,7 +158,7 @@ def _run(config, folder: Path, say) -> RunResult:
             name: {"rows": int(f.present.sum()), "coverage": f.coverage, "fingerprint": f.fingerprint}
             for name, f in data.features.items()
         },
-        valid=training.results[-1].valid,
+        valid=valid_metrics,
         test=metrics,
         test_reads=1,
         stages=[vars(stage) for stage in training.results],
@@ -175,14 +183,18 @@ def _identity(config, data) -> dict[str, object]:
 
 def write_per_user(path: Path, data, results) -> None:
     """One row a test user: token and every per-user metric, those of secondary tasks prefixed."""
-    import pandas as pd
-
     columns: dict[str, np.ndarray] = {}
     for k, (name, result) in enumerate(results.items()):
         if k == 0:
             columns["user"] = data.base.field2id_token[data.base.uid_field][result.user_ids]
         prefix = "" if k == 0 else f"{name}/"
         columns |= {prefix + metric: values for metric, values in result.per_user.items()}
+    _write_table(path, columns)
+
+
+def _write_table(path: Path, columns: dict[str, np.ndarray]) -> None:
+    import pandas as pd
+
     with atomic_writer(path) as file:
         pd.DataFrame(columns).to_parquet(file, index=False)
 

@@ -13,7 +13,8 @@ def facts(table: Table, records: Sequence[Record], test: str, n_users: int | Non
     """(heading, sentence) pairs beneath a table; all distinct values are named where the runs differ."""
     results = [record.result for record in records if record.status == OK]
     several = len(table.splits) > 1
-    found = [("Numbers", _numbers(n_users, several)), ("Selection", _selection(results, several))]
+    pooled = any(r.config.get("phases") for r in results)
+    found = [("Numbers", _numbers(n_users, several, pooled)), ("Selection", _selection(results, several))]
     if any(row.tests for row in table.rows):
         found.append(("Tests", _tests(test, several)))
     found.append(("Costs", _costs()))
@@ -30,12 +31,18 @@ def facts(table: Table, records: Sequence[Record], test: str, n_users: int | Non
     return tuple(found)
 
 
-def _numbers(n_users: int | None, several: bool) -> str:
+def _numbers(n_users: int | None, several: bool, pooled: bool) -> str:
     users = f"the {n_users:,} test users" if n_users else "the test rows"
     if several:
         users = "the test users of its split" + (f" ({n_users:,} users in all)" if n_users else "")
+    of_a_run = f"the mean over {users}"
+    if pooled:
+        of_a_run = (
+            "that of all scored rows in one pool; tests, and figures by user, are about the AUC of each user's own "
+        )
+        of_a_run += f"rows, the mean over {users} who have rows of both labels"
     return (
-        f"A run's metric is the mean over {users}. A row is the mean ± standard deviation (n − 1) over its runs, one "
+        f"A run's metric is {of_a_run}. A row is the mean ± standard deviation (n − 1) over its runs, one "
         f"run a seed{', and every seed a split of its own' if several else ''}; nothing was rounded before it was "
         "averaged."
     )

@@ -101,7 +101,7 @@ def build(
 
 def shown_metrics(table: Table, wanted: Sequence[str] | None) -> tuple[str, ...]:
     """Columns of a table: those wanted that it has; by default the accuracy metrics at 10 that say different things,
-    and the beyond-accuracy ones. A table with none of them, as of click models, shows all it has."""
+    and the beyond-accuracy ones. A table with none of them, as of click models or phases, shows all it has."""
     if wanted:
         return tuple(dict.fromkeys(m for m in wanted if m in table.metrics))
     present = [m for m in ACCURACY if m in table.metrics] or [
@@ -112,7 +112,7 @@ def shown_metrics(table: Table, wanted: Sequence[str] | None) -> tuple[str, ...]
         if not any(_same(table, metric, other) for other in shown):
             shown.append(metric)
     further = [m for m in table.metrics if "/" in m and m.rpartition("/")[2] in SECONDARY]
-    return (*shown, *further, *(m for m in BEYOND_ACCURACY if m in table.metrics))
+    return (*shown, *further, *(m for m in BEYOND_ACCURACY if m in table.metrics)) or table.metrics
 
 
 def _same(table: Table, a: str, b: str) -> bool:

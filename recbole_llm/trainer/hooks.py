@@ -19,6 +19,7 @@ from recbole_llm.errors import CheckpointError, TrainingError
 from recbole_llm.evaluation.kernel import EvalResult, evaluate
 from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
+from recbole_llm.trainer.pooled_data import PooledData
 
 
 class TrainerHooks:
@@ -154,7 +155,12 @@ class TrainerHooks:
 
     @torch.no_grad()
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """Metrics of an :class:`EvalData`, keyed ``ndcg@10``, those of secondary tasks ``<task>/ndcg@10``."""
+        """Metrics of an :class:`EvalData`, keyed ``ndcg@10``, those of secondary tasks ``<task>/ndcg@10``.
+
+        Those of a :class:`PooledData` are keyed ``cold/auc``.
+        """
+        if isinstance(eval_data, PooledData):
+            return eval_data.evaluate(self.model, self.device)
         if not isinstance(eval_data, EvalData):
             return super().evaluate(eval_data, load_best_model, model_file, show_progress)
         if load_best_model:
