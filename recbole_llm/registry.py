@@ -65,12 +65,14 @@ MODELS: dict[str, ModelSpec] = {
         "LLMRec with a feature graph of its own for every item, from its content; scores cold items",
         loader=_PAIRS,
         default_protocol="rs-full",
+        labelled=True,
     ),
     "LLMRec": ModelSpec(
         "recbole_llm.model.general.llmrec:LLMRec",
         "light graph convolution with side information of items and users, and edges proposed by texts",
         loader=_PAIRS,
         default_protocol="rs-full",
+        labelled=True,
     ),
     "SASRecAll": ModelSpec(
         "recbole_llm.model.sequential.sasrec_all:SASRecAll",

@@ -84,7 +84,8 @@ class Fake(GeneralRecommender):
         return self.norm(self.bias(items))[:, 0] + self.added[items]
 
     @torch.no_grad()
-    def update_phase(self, update) -> None:
+    def update_phase(self, update) -> bool:
         rows = update.rows
         self.added.index_add_(0, rows[self.ITEM_ID], rows[self.LABEL] - 0.5)
         Fake.shown.append((self, update, self.training))
+        return True

@@ -90,7 +90,7 @@ class PhasedData(RecData):
     def dataset(self, rows: np.ndarray) -> Dataset:
         """The same with the aligned features, as a model's constructor takes it."""
         dataset = self.subset(rows)
-        dataset.features = self.features
+        dataset.features, dataset.proposed_edges = self.features, self.proposed_edges
         dataset.split_fingerprint = self.split.fingerprint
         return dataset
 

@@ -80,10 +80,8 @@ def updated(config, data, model, phase: str, new: np.ndarray):
         batches=config["update_batches"],
         learning_rate=config["update_learning_rate"],
     )
-    if hasattr(after, "update_phase"):
-        after.train()
-        after.update_phase(update)
-    else:
+    after.train()
+    if not (hasattr(after, "update_phase") and after.update_phase(update)):
         gradient_steps(trainer, _loader(config, data, added, update.batches), update)
     return after.eval()
 

@@ -13,12 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @dataclass(frozen=True)
 class PhaseUpdate:
-    """A phase, for a model with ``update_phase(update: PhaseUpdate) -> None``.
+    """A phase, for a model with ``update_phase(update: PhaseUpdate) -> bool``.
 
     The model on which it is called was built anew on the training rows and the rows of all phases so far (graph,
     histories, counts) and given the weights from before the phase; see :func:`carry_weights` for what else it keeps.
     The method changes the model's parameters as it likes, in place; it is in train mode, and what the last stage of the
-    training froze is frozen. It sees no evaluation row.
+    training froze is frozen. It sees no evaluation row. It returns whether it has learnt from them: False asks for the
+    gradient steps of other models.
 
     Attributes:
         phase: "warm-a", "warm-b" or "warm-c".

@@ -61,12 +61,13 @@ class FieldInteraction(nn.Module):
         self.attention = MultiHeadSelfAttention(field_dim, attention_heads, dropout) if attention_heads else None
         self.out = nn.Linear(field_dim, width, bias=False)
 
-    def graphs(self, content: Tensor) -> list[Tensor]:
-        """Adjacencies of the layers. content [B, C] -> L tensors [B, n, n]."""
+    def graphs(self, content: Tensor, added: Tensor | None = None) -> list[Tensor]:
+        """Adjacencies of the layers. content [B, C], added to the raw graph [B, n, n] -> L tensors [B, n, n]."""
         if self.generator is None:
             eye = torch.eye(self.n_fields, device=content.device).expand(len(content), -1, -1)
             return [eye] * len(self.layers)
-        return refine(self.generator(content), len(self.layers))
+        raw = self.generator(content)
+        return refine(raw if added is None else raw + added, len(self.layers))
 
     def forward(self, fields: Tensor, present: Tensor, graphs: list[Tensor]) -> Tensor:
         """fields [B, n, D], present [B, n] bool, graphs: of :meth:`graphs` -> z [B, D]."""

@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_llm.errors import ConfigError
 from recbole_llm.model.content import joined_features
 from recbole_llm.model.general.emerg.fields import as_if_cold, field_names, field_vectors, present_fields
 from recbole_llm.model.general.emerg.graphs import graph_penalty
 from recbole_llm.model.general.emerg.interaction import FieldInteraction
-from recbole_llm.model.general.llmrec.model import LLMRec, Nodes, Rows, Triples
+from recbole_llm.model.general.emerg.meta import SUPPORT_WEIGHT, Fast, ItemAdaptation, LabelledRows, loss_by_item
+from recbole_llm.model.general.llmrec.batch import Nodes, Rows, Triples
+from recbole_llm.model.general.llmrec.model import LLMRec
 from recbole_llm.model.general.llmrec.restoration import product
 
 
@@ -44,7 +47,7 @@ class EmerGLLMRec(LLMRec):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)  # first, so that its parameters draw the same numbers as LLMRec's
-        self.interaction = None
+        self.interaction = self.adaptation = None
         self.weights = {key: config[key] for key in ("graph_reg_weight", "feature_interaction_weight", "cold_weight")}
         self.graph_batch_size = config["graph_batch_size"]
         self.field_names = field_names(self.side_names)
@@ -70,6 +73,21 @@ class EmerGLLMRec(LLMRec):
             checkpointing=config["gradient_checkpointing"],
         )
         self.gates = nn.Parameter(torch.zeros(2, width))  # of items with interactions, of cold ones
+        self.adaptation = self._adaptation(config, dataset) if config["meta"] else None
+
+    def _adaptation(self, config, dataset) -> ItemAdaptation:
+        """Raises: ConfigError where rows have no labels."""
+        if self.loss != "bce":
+            raise ConfigError("meta: true learns from labels: set loss to bce, under a protocol such as emerg-phases")
+        inter = dataset.inter_feat
+        return ItemAdaptation(
+            *(inter[name].long() for name in (self.USER_ID, self.ITEM_ID)),
+            inter[self.label_field].float(),
+            n_items=self.n_items,
+            width=self.user_embedding.embedding_dim,
+            n_fields=len(self.field_names),
+            **{key: config[key] for key in ("episode_items", "support_rows", "query_rows", "inner_steps")},
+        )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """LLMRec's, and ``graph``, the hypernetwork, and ``interaction``, the layers over it with the gates."""
@@ -80,6 +98,8 @@ class EmerGLLMRec(LLMRec):
             known = {id(p) for p in groups["graph"]}
             rest = [p for p in self.interaction.parameters() if id(p) not in known]
             groups["interaction"] = [*rest, self.gates]
+        if self.adaptation is not None:
+            groups["interaction"] += [p for p in self.adaptation.parameters() if p.requires_grad]
         return groups
 
     @property
@@ -121,6 +141,73 @@ class EmerGLLMRec(LLMRec):
         ]
         return field_vectors(nodes.items, nodes.neighbours, self.sides, own, self.used[:, 0], rows.ids)
 
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """See LLMRec; under meta-learning items are what they have been adapted to, whatever their interactions."""
+        if self.adaptation is None or self.stage == "warm_up":
+            return super().forward()
+        users = self._all_users()
+        ids = torch.arange(self.n_items, device=users.device)
+        pieces = ids.split(self.graph_batch_size)
+        items = torch.cat([self.fast_vectors(some, self.adaptation.of(some)) for some in pieces])
+        of_users = (self.biases.user + self.biases.all)[:, None]
+        return (
+            torch.cat([users, of_users, torch.ones_like(of_users)], 1),
+            torch.cat([items, torch.ones_like(items[:, :1]), self.adaptation.fast["bias"][:, None]], 1),
+        )
+
+    def _all_users(self) -> Tensor:
+        return self.with_sides(LLMRec.nodes(self).users, self.side_parts("users", None))
+
+    def fast_vectors(self, ids: Tensor, fast: Fast) -> Tensor:
+        """Items by their content and own parameters alone. ids [I] int64 -> [I, D]."""
+        own = self.side_parts("own", ids)
+        nothing = torch.zeros_like(fast.identity)
+        present = present_fields(self.sides, torch.zeros_like(self.used[:, 0]), ids)
+        present[:, 0] = True  # the identity, zero as long as nothing is known
+        rows = [F.normalize(row, dim=-1) if row is not None else nothing for row in own]
+        fields = torch.stack([fast.identity, nothing, *rows], 1) * present[:, :, None]
+        fields[:, 1:] *= fields.shape[-1] ** 0.5
+        z = self.interaction(fields, present, self.interaction.graphs(self.content[ids], fast.graph))
+        return self.with_sides(fast.identity, own) + self.gates[1] * z
+
+    def _fast_scores(self, users: Tensor, ids: Tensor, fast: Fast, rows: LabelledRows) -> Tensor:
+        """Of rows of some items. users: vectors of all [U, D], ids [I] int64 -> [R]."""
+        items, bias = self.fast_vectors(ids, fast), self.biases.user[rows.users] + self.biases.all
+        return (users[rows.users] * items[rows.place]).sum(-1) + bias + fast.bias[rows.place]
+
+    def episode_losses(self) -> tuple[Tensor, ...]:
+        """Losses of an episode before and after adaptation, weighted as EmerG's, and the penalty of the graphs."""
+        ids, support, query = self.adaptation.episode()
+        users, n = self._all_users(), len(ids)
+
+        def loss(fast: Fast, rows: LabelledRows) -> Tensor:
+            return loss_by_item(self._fast_scores(users, ids, fast, rows), rows, n)
+
+        before = loss(self.adaptation.nothing(n), support).mean()
+        n_rows = torch.bincount(support.place, minlength=n).to(users.dtype)
+        fast = self.adaptation.adapted(lambda own: loss(own, support), n_rows, create_graph=True)
+        return SUPPORT_WEIGHT * before, (1 - SUPPORT_WEIGHT) * loss(fast, query).mean()
+
+    def update_phase(self, update) -> bool:
+        """Learn from the ratings of a phase (PhaseUpdate): items' own parameters move, nothing shared does.
+
+        Returns:
+            False without meta-learning, where there are none: everything takes gradient steps, as in other models.
+        """
+        if self.adaptation is None:
+            return False
+        ids = update.rows[self.ITEM_ID].unique()
+        rows = self.adaptation.rows_of(ids)
+        users, n = self._all_users().detach(), len(ids)
+        counts = torch.bincount(rows.place, minlength=n).to(users.dtype)
+        self.adaptation.keep(
+            ids,
+            self.adaptation.adapted(
+                lambda own: loss_by_item(self._fast_scores(users, ids, own, rows), rows, n), counts, create_graph=False
+            ),
+        )
+        return True
+
     @torch.no_grad()
     def feature_graphs(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """First-layer graphs of items, rows and columns in the order of ``field_names``, and which fields they have.
@@ -134,6 +221,12 @@ class EmerGLLMRec(LLMRec):
 
     # ------------------------------------------------------------------ losses
 
+    def calculate_loss(self, interaction) -> tuple[Tensor, ...]:
+        """Losses of LLMRec and of the branch; under meta-learning, after the warm-up, of an episode a step."""
+        if self.adaptation is not None and self.stage != "warm_up":
+            return self.episode_losses()
+        return super().calculate_loss(interaction)
+
     def main_losses(self, nodes, batch: Triples, queries: Tensor, parts: list, rows: Rows) -> list[Tensor]:
         """Ranking loss of h, BPR of z, penalty of the graphs, ranking loss of cold vectors."""
         if self._plain:
@@ -144,8 +237,9 @@ class EmerGLLMRec(LLMRec):
         h = super().item_vectors(nodes, parts, rows) + self.gates[0] * z
         losses = [self.ranking_loss(queries, h, rows, batch)]
         if self.weights["feature_interaction_weight"]:
-            difference = rows.look_up(z, batch.negatives) - rows.look_up(z, batch.items)
-            bpr = F.softplus((queries * difference).sum(-1)).mean()
+            liked, of_users = batch.liked(), queries if batch.labels is None else queries[batch.labels > 0]
+            difference = rows.look_up(z, liked.negatives) - rows.look_up(z, liked.items)
+            bpr = F.softplus((of_users * difference).sum(-1)).mean()
             losses.append(self.weights["feature_interaction_weight"] * bpr)
         if self.weights["graph_reg_weight"] and self.interaction.generator is not None:
             unit = fields / fields.shape[-1] ** 0.5

@@ -1,7 +1,7 @@
 """LLMRec: losses, scores, vectors."""
 
+import copy
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from recbole_llm.errors import ConfigError
 from recbole_llm.model.content import joined_features
 from recbole_llm.model.general.inner_product import InnerProduct
+from recbole_llm.model.general.llmrec.batch import Nodes, Rows, Triples
 from recbole_llm.model.general.llmrec.edges import embedding_edges
 from recbole_llm.model.general.llmrec.restoration import Restoration
 from recbole_llm.model.general.llmrec.side import KINDS, SideBranch, sides_of
@@ -18,50 +19,29 @@ from recbole_llm.model.graph import layer_mean, training_graph
 from recbole_llm.model.losses import full_cross_entropy, sampled_info_nce, shared_negatives
 from recbole_llm.model.negatives import UnseenNegatives
 
-LOSSES = ("bpr", "softmax")
+LOSSES = ("bpr", "softmax", "bce")
 
 
-class Nodes(NamedTuple):
-    """Propagated identities: users [U, D], items [N, D] float32."""
+class LabelBiases(nn.Module):
+    """How readily users like, and items are liked: what labelled rows tell beside who fits whom."""
 
-    users: Tensor
-    items: Tensor
+    def __init__(self, n_users: int, n_items: int) -> None:
+        super().__init__()
+        self.user = nn.Parameter(torch.zeros(n_users))
+        self.item = nn.Parameter(torch.zeros(n_items))
+        self.all = nn.Parameter(torch.zeros(()))
 
+    def forward(self, batch: Triples, used: Tensor) -> Tensor:
+        """Of a batch's pairs; items without training interactions have none. used [N, 1] -> [B]."""
+        return self.all + self.user[batch.users] + (self.item * used[:, 0])[batch.items]
 
-class Triples(NamedTuple):
-    """What a step ranks: users, items they like, others [B] int64; shared negatives of the softmax [K], or None."""
-
-    users: Tensor
-    items: Tensor
-    negatives: Tensor
-    shared: Tensor | None
-
-    def first(self, n: int) -> "Triples":
-        """The first n of them, for losses that a part of a (shuffled) batch will do for."""
-        return Triples(self.users[:n], self.items[:n], self.negatives[:n], self.shared)
-
-
-class Rows:
-    """Which rows of a table a step needs, and where they stand: all of them where nearly all are named.
-
-    Args:
-        wanted: ids, with repetitions [n] int64; None: all. size: rows of the table.
-    """
-
-    def __init__(self, wanted: Tensor | None, size: int) -> None:
-        self.ids = None if wanted is None else wanted.unique()
-        if self.ids is not None and 2 * len(self.ids) > size:
-            self.ids = None
-
-    def of(self, table: Tensor) -> Tensor:
-        """The rows of a table of all ids."""
-        return table if self.ids is None else table[self.ids]
-
-    def look_up(self, table: Tensor, ids: Tensor | None) -> Tensor:
-        """Rows of a table of these rows by id; None: the table."""
-        if ids is None:
-            return table
-        return table[ids if self.ids is None else torch.searchsorted(self.ids, ids)]
+    def appended(self, users: Tensor, items: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors whose product has the biases added. [U, D], [N, D] -> [U, D + 2], [N, D + 2]."""
+        of_users, of_items = (self.user + self.all)[:, None], self.item[:, None] * used
+        return (
+            torch.cat([users, of_users, torch.ones_like(of_users)], 1),
+            torch.cat([items, torch.ones_like(of_items), of_items], 1),
+        )
 
 
 class LLMRec(InnerProduct):
@@ -73,8 +53,9 @@ class LLMRec(InnerProduct):
         h = \frac{1}{L+1} \sum_{l=0}^{L} E^{(l)} + \sum_k w_k\, \mathrm{norm}(A^{(k)} X_k W_k)
 
     over the branches k of :mod:`~recbole_llm.model.general.llmrec.side`: texts and images of items, their attributes,
-    profiles of users. Loss: BPR on :math:`h_u \cdot h_i` (or a cosine softmax), a share of the batch being edges that a
-    language model proposed; BPR of the branches themselves; masked-feature restoration.
+    profiles of users. Loss: BPR on :math:`h_u \cdot h_i`, or a cosine softmax, a share of the batch being edges that a
+    language model proposed, or binary cross-entropy of labels, with biases; BPR of the branches themselves;
+    masked-feature restoration.
 
     Corrected against the released code: pruning drops the **highest** losses, after a warm-up; a copy of the features
     is masked, and its decoder trained; layers are stacked; the adjacency is symmetric, of training rows; the L2 penalty
@@ -98,6 +79,8 @@ class LLMRec(InnerProduct):
         self.side_loss_weights = {kind: config[f"{kind}_loss_weight"] for kind in KINDS if kind != "profile"}
         self.stage = "train"
 
+        self.label_field = config["LABEL_FIELD"]
+        dataset = self._liked(dataset)
         inter = dataset.inter_feat
         users, items = inter[self.USER_ID].long(), inter[self.ITEM_ID].long()
         adjacency = training_graph(dataset)
@@ -109,12 +92,33 @@ class LLMRec(InnerProduct):
         self.item_embedding = nn.Embedding(self.n_items, width)
         nn.init.xavier_uniform_(self.user_embedding.weight)
         nn.init.xavier_uniform_(self.item_embedding.weight)
+        with torch.no_grad():  # who has no interaction yet starts from nothing when he has some, not from chance
+            self.item_embedding.weight[~used] = 0.0
+            self.user_embedding.weight[torch.bincount(users, minlength=self.n_users) == 0] = 0.0
+
+        self.biases = LabelBiases(self.n_users, self.n_items) if self.loss == "bce" else None
 
         sides = sides_of(config, dataset, adjacency)
         self.side_names = [side.name for side in sides]
         self.sides = nn.ModuleList(SideBranch(side, width) for side in sides)
         self.register_buffer("edges", self._edges(config, dataset), persistent=False)
         self.restoration = Restoration(self.sides, config["mask_rate"], width) if config["mask_rate"] else None
+
+    def _liked(self, dataset):
+        """The dataset without the rows whose label is 0, where rows have labels.
+
+        Raises:
+            ConfigError: where they have none, but the loss needs them.
+        """
+        if self.label_field not in dataset.inter_feat:
+            if self.loss == "bce":
+                raise ConfigError(
+                    "loss: bce learns from labels, and the data has none; take a protocol with labels, as emerg-phases"
+                )
+            return dataset
+        liked = copy.copy(dataset)
+        liked.inter_feat = dataset.inter_feat[dataset.inter_feat[self.label_field] > 0]
+        return liked
 
     def _edges(self, config, dataset) -> Tensor:
         """Proposed edges (user, liked, disliked). [E, 3] int64."""
@@ -135,9 +139,10 @@ class LLMRec(InnerProduct):
     # ------------------------------------------------------------------ training stages
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Groups that stages train: ``backbone``, the identities, and ``side``, all that reads features."""
+        """Groups that stages train: ``backbone``, identities and biases, and ``side``, all that reads features."""
         side = [*self.sides.parameters(), *(self.restoration.parameters() if self.restoration else ())]
-        return {"backbone": [self.user_embedding.weight, self.item_embedding.weight], "side": side}
+        biases = self.biases.parameters() if self.biases else ()
+        return {"backbone": [self.user_embedding.weight, self.item_embedding.weight, *biases], "side": side}
 
     def set_stage(self, stage: str) -> None:
         """Losses of the stage: in ``warm_up`` none is pruned, for what is noise shows only after it."""
@@ -167,17 +172,22 @@ class LLMRec(InnerProduct):
         return self.with_sides(rows.of(nodes.items), parts)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Vectors of users [U, D] and items [N, D]; of length 1 under the softmax loss, whose score is a cosine."""
+        """Vectors of users [U, D] and items [N, D].
+
+        Under the softmax loss of length 1, as its score is a cosine; under labels with the biases in two more columns.
+        """
         nodes = self.nodes()
         users = self.with_sides(nodes.users, self.side_parts("users", None))
         items = self.item_vectors(nodes, self.side_parts("items", None), Rows(None, self.n_items))
-        return (F.normalize(users, dim=-1), F.normalize(items, dim=-1)) if self.loss == "softmax" else (users, items)
+        if self.loss == "softmax":
+            return F.normalize(users, dim=-1), F.normalize(items, dim=-1)
+        return (users, items) if self.biases is None else self.biases.appended(users, items, self.used)
 
     # ------------------------------------------------------------------ losses
 
     def calculate_loss(self, interaction) -> tuple[Tensor, ...]:
         """Ranking loss, losses of the branches with restoration, L2. Scalars."""
-        batch = self._triples(interaction[self.USER_ID], interaction[self.ITEM_ID])
+        batch = self._triples(interaction)
         nodes = self.nodes()
         user_rows = Rows(batch.users, self.n_users)
         everything = self.loss == "softmax" and batch.shared is None
@@ -189,15 +199,21 @@ class LLMRec(InnerProduct):
         users = self.with_sides(user_rows.of(nodes.users), user_parts)
         queries = user_rows.look_up(users, batch.users)
         losses = self.main_losses(nodes, batch, queries, item_parts, item_rows)
-        losses.append(self._side_loss(batch.first(self.side_loss_rows), user_parts, user_rows, item_parts, item_rows))
+        losses.append(
+            self._side_loss(batch.first(self.side_loss_rows).liked(), user_parts, user_rows, item_parts, item_rows)
+        )
         if self.reg_weight:
             tables = (self.user_embedding, self.item_embedding, self.item_embedding)
-            ego = (table(ids) for table, ids in zip(tables, batch, strict=False))
+            ego = (table(ids) for table, ids in zip(tables, batch[:3], strict=True))
             losses.append(self.reg_weight * sum(e.square().sum() for e in ego) / (2 * len(batch.users)))
         return tuple(losses)
 
-    def _triples(self, users: Tensor, items: Tensor) -> Triples:
-        """The batch with negatives and a share of proposed edges."""
+    def _triples(self, interaction) -> Triples:
+        """The batch with negatives and, where it has no labels, a share of proposed edges."""
+        users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        if self.loss == "bce":
+            labels = interaction[self.label_field].float()
+            return Triples(users, items, self.draw_negatives(users), None, labels)
         columns = users, items, self.draw_negatives(users)
         if len(self.edges):
             n = max(1, round(self.edge_share * len(users)))
@@ -205,7 +221,7 @@ class LLMRec(InnerProduct):
             columns = tuple(torch.cat(pair) for pair in zip(columns, drawn.T, strict=True))
         sampled = self.loss == "softmax" and self.num_negatives
         shared = shared_negatives(self.n_items, self.num_negatives).to(users.device) if sampled else None
-        return Triples(*columns, shared)
+        return Triples(*columns, shared, None)
 
     def main_losses(
         self, nodes: Nodes, batch: Triples, queries: Tensor, parts: list[Tensor | None], rows: Rows
@@ -219,6 +235,9 @@ class LLMRec(InnerProduct):
 
     def ranking_loss(self, queries: Tensor, table: Tensor, rows: Rows, batch: Triples) -> Tensor:
         """The loss of a score, without its highest part. queries [B, D], table: of the rows [n, D] -> []."""
+        if self.loss == "bce":
+            scores = (queries * rows.look_up(table, batch.items)).sum(-1) + self.biases(batch, self.used)
+            return self.pruned_mean(F.binary_cross_entropy_with_logits(scores, batch.labels, reduction="none"))
         if self.loss == "bpr":
             difference = rows.look_up(table, batch.negatives) - rows.look_up(table, batch.items)
             return self.pruned_mean(F.softplus((queries * difference).sum(-1)))

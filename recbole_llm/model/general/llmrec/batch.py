@@ -1,0 +1,67 @@
+"""What a step of LLMRec looks at: propagated identities, the batch, and which rows of the tables it needs.
+
+Shapes: B batch, U users, N items (row 0 = [PAD]), D embedding size, K negatives.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Nodes(NamedTuple):
+    """Propagated identities: users [U, D], items [N, D] float32."""
+
+    users: Tensor
+    items: Tensor
+
+
+class Triples(NamedTuple):
+    """What a step learns from.
+
+    Attributes:
+        users, items: of interactions [B] int64. negatives: an item that each user has not used [B] int64.
+        shared: negatives of a sampled softmax [K] int64, or None.
+        labels: 1 for a liked item, else 0 [B] float32; None where all are liked.
+    """
+
+    users: Tensor
+    items: Tensor
+    negatives: Tensor
+    shared: Tensor | None
+    labels: Tensor | None
+
+    def first(self, n: int) -> "Triples":
+        """The first n of them, for losses that a part of a (shuffled) batch will do for."""
+        labels = None if self.labels is None else self.labels[:n]
+        return Triples(self.users[:n], self.items[:n], self.negatives[:n], self.shared, labels)
+
+    def liked(self) -> "Triples":
+        """Those of the liked items alone."""
+        if self.labels is None:
+            return self
+        rows = self.labels > 0
+        return Triples(self.users[rows], self.items[rows], self.negatives[rows], self.shared, None)
+
+
+class Rows:
+    """Which rows of a table a step needs, and where they stand: all of them where nearly all are named.
+
+    Args:
+        wanted: ids, with repetitions [n] int64; None: all. size: rows of the table.
+    """
+
+    def __init__(self, wanted: Tensor | None, size: int) -> None:
+        self.ids = None if wanted is None else wanted.unique()
+        if self.ids is not None and 2 * len(self.ids) > size:
+            self.ids = None
+
+    def of(self, table: Tensor) -> Tensor:
+        """The rows of a table of all ids."""
+        return table if self.ids is None else table[self.ids]
+
+    def look_up(self, table: Tensor, ids: Tensor | None) -> Tensor:
+        """Rows of a table of these rows by id; None: the table."""
+        if ids is None:
+            return table
+        return table[ids if self.ids is None else torch.searchsorted(self.ids, ids)]
