@@ -95,7 +95,7 @@ def _main(argv: Sequence[str], ablation: bool) -> int:
         from recbole_llm.comparison.cluster import RayCluster
 
         runner = RayCluster(args.jobs, args.cpus, args.gpus)
-    write_about(out, About(plan.title, plan.note, plan.reference, plan.tested))
+    write_about(out, About(plan.title, plan.note, plan.reference, plan.tested, plan.sensitivity))
     imported = _imported(imports, plan, out, say)  # before hours of training, in case a file is not as it should be
     records = execute(plan, out, jobs=args.jobs, memory_gib=args.memory_gib, runner=runner, more=imported, say=say)
     records = imported + records

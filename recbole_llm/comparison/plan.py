@@ -78,6 +78,7 @@ class Plan:
         tested: per-user metrics that are tested.
         split_per_seed: every seed also draws the split, and its validation chooses from the grids, so that a row's
             standard deviation is that of the draws too. Closed-form models then run with every seed.
+        sensitivity: setting -> labels of the rows that are the reference with another value of it, for figures.
         settings: of every row, below the row's own. over: of every row, over the row's own and its grid.
     """
 
@@ -91,6 +92,7 @@ class Plan:
     title: str = ""
     note: str = ""
     split_per_seed: bool = False
+    sensitivity: Mapping[str, list[str]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     over: Mapping[str, Any] = field(default_factory=dict)
 
@@ -195,7 +197,8 @@ def read_plan(path: str | Path) -> Plan:
 def read_ablation(path: str | Path) -> Plan:
     """Plan of an ablation's YAML file: a base row and what is changed in it, one row a variant.
 
-    ``base`` holds a row's keys; ``variants`` a list of rows whose settings lie over the base's.
+    ``base`` holds a row's keys; ``variants`` a list of rows whose settings lie over the base's; ``sensitivity`` maps a
+    setting to other values of it, a row each.
 
     Raises:
         ConfigError: see :func:`read_plan`.
@@ -211,9 +214,19 @@ def read_ablation(path: str | Path) -> Plan:
         row = _row({"model": base.model, **entry})
         settings, _ = merge([("base", base.settings), ("variant", row.settings)])
         variants.append(Row(row.label, row.model, settings, row.grid or base.grid, row.seeds or base.seeds))
+    values = content.pop("sensitivity", None) or {}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: sensitivity must map settings to lists of values, not {values!r}")
+    labels: dict[str, list[str]] = {}
+    for key, others in values.items():
+        for value in _list(others, f"sensitivity.{key}"):
+            labels.setdefault(str(key), []).append(f"{key}={value}")
+            variants.append(Row(labels[key][-1], base.model, {**base.settings, key: value}, base.grid, base.seeds))
     if not variants:
         raise ConfigError(f"{path}: the ablation has no variants")
-    return make_plan({"reference": base.label, **content}, [*variants, base], path)
+    if labels and content.get("reference", base.label) != base.label:
+        raise ConfigError(f"{path}: with sensitivity the base is the reference; leave out reference")
+    return make_plan({"reference": base.label, "sensitivity": labels, **content}, [*variants, base], path)
 
 
 def make_plan(content: Mapping[str, Any], rows: Sequence[Row], where: str | Path) -> Plan:

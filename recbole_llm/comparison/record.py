@@ -6,7 +6,7 @@ all that a report needs.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -80,12 +80,16 @@ class Record:
 
 @dataclass(frozen=True)
 class About:
-    """What a report says of a comparison's tables: heading, remark, the row the others are tested against, on what."""
+    """What a report says of a comparison's tables: heading, remark, the row the others are tested against, on what.
+
+    ``sensitivity``: setting -> labels of the rows that differ from the reference in its value alone.
+    """
 
     title: str = ""
     note: str = ""
     reference: str = ""
     tested: tuple[str, ...] = ()
+    sensitivity: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def write_about(folder: str | Path, about: About) -> None:

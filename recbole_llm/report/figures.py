@@ -8,6 +8,7 @@ import numpy as np
 from recbole_llm.comparison.record import OK, Record
 from recbole_llm.report import cells, charts, svg, tables
 from recbole_llm.report.sections import Section
+from recbole_llm.report.sensitivity import sensitivity
 from recbole_llm.report.users import win_loss
 
 
@@ -24,6 +25,7 @@ class Picture:
 GROUPS = {
     "training": "Training",
     "stages": "Stages",
+    "sensitivity": "Sensitivity",
     "slices": "Slices",
     "cost": "Accuracy and cost",
     "experts": "Experts",
@@ -39,7 +41,7 @@ def draw(section: Section) -> list[Picture]:
     colours = {label: svg.colour(k) for k, label in enumerate(rows)}
     pictures: list[Picture] = []
     with svg.style():
-        for maker in (_training, _stages, _slices, _cost, _experts, win_loss):
+        for maker in (_training, _stages, sensitivity, _slices, _cost, _experts, win_loss):
             for group, title, caption, alt, figure in maker(section, runs, colours):
                 prefix = f"{section.slug}-f{len(pictures)}-"
                 pictures.append(Picture(group, title, caption, svg.render(figure, prefix, alt)))

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Section:
         slug: unique among the sections, of letters, digits and "-".
         grids: results first, then choices and tests.
         metrics: shown ones; main_metric: the one that figures are about, None without any.
+        sensitivity: setting -> labels of the rows that have another value of it than the reference.
         users: row -> main metric of each user, averaged over seeds, users in the same order. [users] float64.
     """
 
@@ -43,6 +44,7 @@ class Section:
     grids: tuple[Grid, ...]
     facts: tuple[tuple[str, str], ...]
     users: Mapping[str, np.ndarray]
+    sensitivity: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def _section(loaded: Loaded, k: int, records: list[Record], reference, wanted, t
         grids=grids,
         facts=facts(table, records, test, n_users),
         users=users,
+        sensitivity=about.sensitivity,
     )
 
 

@@ -153,6 +153,35 @@ class TestAblation:
             read_ablation(written(tmp_path, self.FILE | change))
 
 
+class TestSensitivity:
+    FILE = {
+        "dataset": "ml-100k",
+        "base": {"model": "SASRecAll", "settings": {"n_layers": 2, "epochs": 3}},
+        "sensitivity": {"n_layers": [1, 4], "hidden_dropout_prob": [0.0]},
+    }
+
+    def test_a_row_a_value_beside_the_base(self, tmp_path):
+        plan = read_ablation(written(tmp_path, self.FILE))
+        assert [row.label for row in plan.rows] == ["hidden_dropout_prob=0.0", "n_layers=1", "n_layers=4", "SASRecAll"]
+        assert plan.rows[2].settings == {"n_layers": 4, "epochs": 3}
+        dropout, layers = ["hidden_dropout_prob=0.0"], ["n_layers=1", "n_layers=4"]
+        assert plan.sensitivity == {"hidden_dropout_prob": dropout, "n_layers": layers}
+        assert plan.reference == "SASRecAll"
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"sensitivity": [1]}, "must map settings to lists"),
+            ({"sensitivity": {"n_layers": 1}}, "sensitivity.n_layers must be a list"),
+            ({"sensitivity": {"n_layer": [1]}}, "n_layers"),
+            ({"reference": "n_layers=1"}, "the base is the reference"),
+        ],
+    )
+    def test_what_cannot_be_meant(self, tmp_path, change, message):
+        with pytest.raises(ConfigError, match=message):
+            read_ablation(written(tmp_path, self.FILE | change))
+
+
 @pytest.mark.parametrize("kind, read", [("compare", read_plan), ("ablation", read_ablation)])
 def test_every_shipped_file_is_a_plan(kind, read):
     from recbole_llm.paths import properties_dir

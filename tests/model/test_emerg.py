@@ -8,6 +8,7 @@ from synthetic import SMALL_LLMREC, write_checkerboard
 
 from recbole_llm.errors import ConfigError
 from recbole_llm.experiment.data import eval_data, train_loader
+from recbole_llm.model.general.llmrec.batch import Rows
 
 GRAPHS = {"field_dim": 8, "attention_heads": 2, "graph_hidden": 8, "graph_content_dim": 8, "gnn_layers": 2}
 
@@ -166,26 +167,24 @@ def test_checkpointing_changes_no_gradient(folder):
         torch.testing.assert_close(grads[1][name], grad, rtol=1e-5, atol=1e-7, msg=name)
 
 
-def test_only_the_batchs_items_are_looked_at_where_they_are_few(folder):
+def test_only_the_batchs_items_are_looked_at_where_they_are_few(folder, monkeypatch):
     """The loss of a few triples is the same whether the whole catalogue is computed or their items alone."""
-    from recbole_llm.model.general.llmrec.model import Rows
-
     config, data, model = make(folder, train_batch_size=4, edges=None)
+    with torch.no_grad():
+        model.gates += 0.5
     batch = next(iter(train_loader(config, data)))
-    torch.manual_seed(3)
-    wanted = [part.item() for part in model.eval().calculate_loss(batch)]
-    ids = torch.cat([batch["item_id"], batch["item_id"] + 1])
-    assert Rows(ids, data.n_items).ids is not None
-    original, Rows.__init__ = Rows.__init__, lambda self, wanted, size: setattr(self, "ids", None)
-    try:
+    found, looked = [], []
+    graphs = model.interaction.graphs
+    monkeypatch.setattr(model.interaction, "graphs", lambda content: looked.append(len(content)) or graphs(content))
+    for everything in (False, True):
+        if everything:
+            monkeypatch.setattr(Rows, "needed", classmethod(lambda cls, wanted, size: cls(None)))
         torch.manual_seed(3)
-        found = [part.item() for part in model.calculate_loss(batch)]
-    finally:
-        Rows.__init__ = original
+        found.append([part.item() for part in model.eval().calculate_loss(batch)])
+    assert looked[0] <= 8 < looked[1] == data.n_items
     # the penalty of the graphs is a mean over the items that a step looks at
-    assert [f for k, f in enumerate(found) if k != 2] == pytest.approx(
-        [w for k, w in enumerate(wanted) if k != 2], rel=1e-4
-    )
+    few, all_items = ([part for k, part in enumerate(parts) if k != 2] for parts in found)
+    assert few == pytest.approx(all_items, rel=1e-4)
 
 
 @pytest.mark.parametrize(

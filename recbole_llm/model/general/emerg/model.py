@@ -15,6 +15,7 @@ from recbole_llm.model.general.emerg.meta import SUPPORT_WEIGHT, Fast, ItemAdapt
 from recbole_llm.model.general.llmrec.batch import Nodes, Rows, Triples
 from recbole_llm.model.general.llmrec.model import LLMRec
 from recbole_llm.model.general.llmrec.restoration import product
+from recbole_llm.model.losses import shared_negatives
 
 
 class FieldNodes(NamedTuple):
@@ -49,7 +50,7 @@ class EmerGLLMRec(LLMRec):
         super().__init__(config, dataset)  # first, so that its parameters draw the same numbers as LLMRec's
         self.interaction = self.adaptation = None
         self.weights = {key: config[key] for key in ("graph_reg_weight", "feature_interaction_weight", "cold_weight")}
-        self.graph_batch_size = config["graph_batch_size"]
+        self.graph_batch_size, self.cold_rows = config["graph_batch_size"], config["cold_rows"]
         self.field_names = field_names(self.side_names)
         if not config["use_enhanced_gnn"]:
             return
@@ -245,9 +246,22 @@ class EmerGLLMRec(LLMRec):
             unit = fields / fields.shape[-1] ** 0.5
             losses.append(self.weights["graph_reg_weight"] * graph_penalty(graphs[0], unit, present))
         if self.weights["cold_weight"]:
-            z = self.interaction(*as_if_cold(fields, present, self.field_names), graphs)
-            own = [None if b.own is None else field for b, field in zip(self.sides, fields.unbind(1)[2:], strict=True)]
-            own = [None if field is None else field / field.shape[-1] ** 0.5 for field in own]
-            cold = self.with_sides(None, own) + self.gates[1] * z
-            losses.append(self.weights["cold_weight"] * self.ranking_loss(queries.detach(), cold, rows, batch))
+            cold = self._cold_loss(queries, fields, present, graphs, rows, batch.first(self.cold_rows))
+            losses.append(self.weights["cold_weight"] * cold)
         return losses
+
+    def _cold_loss(self, queries, fields, present, graphs, rows: Rows, batch: Triples) -> Tensor:
+        """The ranking loss of some triples whose items are taken for cold, which does not move the users. []."""
+        if self.loss == "softmax":
+            shared = shared_negatives(self.n_items, self.cold_rows).to(queries.device)
+            batch = batch._replace(shared=shared)
+        ids = torch.cat([batch.items, batch.negatives if batch.shared is None else batch.shared]).unique()
+        place = rows.position(ids)
+        fields, present = as_if_cold(fields[place], present[place], self.field_names)
+        z = self.interaction(fields, present, [graph[place] for graph in graphs])
+        own = [
+            None if branch.own is None else field / field.shape[-1] ** 0.5
+            for branch, field in zip(self.sides, fields.unbind(1)[2:], strict=True)
+        ]
+        cold = self.with_sides(None, own) + self.gates[1] * z
+        return self.ranking_loss(queries[: len(batch.users)].detach(), cold, Rows(ids), batch)

@@ -45,23 +45,29 @@ class Triples(NamedTuple):
 
 
 class Rows:
-    """Which rows of a table a step needs, and where they stand: all of them where nearly all are named.
+    """Which rows of a table a step needs, and where they stand.
 
-    Args:
-        wanted: ids, with repetitions [n] int64; None: all. size: rows of the table.
+    Attributes:
+        ids: ascending [n] int64; None: all of them.
     """
 
-    def __init__(self, wanted: Tensor | None, size: int) -> None:
-        self.ids = None if wanted is None else wanted.unique()
-        if self.ids is not None and 2 * len(self.ids) > size:
-            self.ids = None
+    def __init__(self, ids: Tensor | None) -> None:
+        self.ids = ids
+
+    @classmethod
+    def needed(cls, wanted: Tensor, size: int) -> "Rows":
+        """Rows of the ids wanted, repetitions allowed [n]; all of a table of ``size`` where most are wanted."""
+        ids = wanted.unique()
+        return cls(None if 2 * len(ids) > size else ids)
 
     def of(self, table: Tensor) -> Tensor:
         """The rows of a table of all ids."""
         return table if self.ids is None else table[self.ids]
 
+    def position(self, ids: Tensor) -> Tensor:
+        """Where ids stand among these rows. [n] int64."""
+        return ids if self.ids is None else torch.searchsorted(self.ids, ids)
+
     def look_up(self, table: Tensor, ids: Tensor | None) -> Tensor:
         """Rows of a table of these rows by id; None: the table."""
-        if ids is None:
-            return table
-        return table[ids if self.ids is None else torch.searchsorted(self.ids, ids)]
+        return table if ids is None else table[self.position(ids)]

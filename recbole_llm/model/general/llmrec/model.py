@@ -178,7 +178,7 @@ class LLMRec(InnerProduct):
         """
         nodes = self.nodes()
         users = self.with_sides(nodes.users, self.side_parts("users", None))
-        items = self.item_vectors(nodes, self.side_parts("items", None), Rows(None, self.n_items))
+        items = self.item_vectors(nodes, self.side_parts("items", None), Rows(None))
         if self.loss == "softmax":
             return F.normalize(users, dim=-1), F.normalize(items, dim=-1)
         return (users, items) if self.biases is None else self.biases.appended(users, items, self.used)
@@ -189,12 +189,12 @@ class LLMRec(InnerProduct):
         """Ranking loss, losses of the branches with restoration, L2. Scalars."""
         batch = self._triples(interaction)
         nodes = self.nodes()
-        user_rows = Rows(batch.users, self.n_users)
+        user_rows = Rows.needed(batch.users, self.n_users)
         everything = self.loss == "softmax" and batch.shared is None
         wanted = (
             [batch.items, batch.negatives] if batch.shared is None else [batch.items, batch.negatives, batch.shared]
         )
-        item_rows = Rows(None if everything else torch.cat(wanted), self.n_items)
+        item_rows = Rows(None) if everything else Rows.needed(torch.cat(wanted), self.n_items)
         user_parts, item_parts = self.side_parts("users", user_rows.ids), self.side_parts("items", item_rows.ids)
         users = self.with_sides(user_rows.of(nodes.users), user_parts)
         queries = user_rows.look_up(users, batch.users)
