@@ -1,7 +1,7 @@
 """Time and memory of one training epoch: a model of this project against RecBole's own.
 
     python benchmarks/epoch_time.py --model SASRecAll [--full] [--json] [--out FILE]
-    python benchmarks/epoch_time.py --model AGLRec [--dataset ml-1m] [--json] [--out FILE]
+    python benchmarks/epoch_time.py --model AGLRec | EmerGLLMRec [--dataset ml-1m] [--json] [--out FILE]
 
 Both sides run in this process tree. RecBole's epoch is extrapolated from whole batches (it can take minutes), which
 the table says. With ``--full`` both then train for the same wall time from a fresh start, and validation NDCG@10 is
@@ -14,6 +14,8 @@ project's patch that switches it off (which is what then trains).
 AGLRec with texts of items and users and RecBole's LightGCN: same width, layers, batches and negatives, that is BPR
 with one negative; beside it AGLRec as it comes, by softmax. On ml-1m the texts are random rows: only their size matters
 here.
+
+EmerGLLMRec and RecBole's LightGCN in the same way, both by BPR; beside it LLMRec, which is it without the branch.
 """
 
 import argparse
@@ -35,7 +37,8 @@ class Case:
 
     Attributes:
         baseline: model of RecBole. settings: of both sides. ours: of our side alone.
-        sides: measured; "ours" comes again at the end, so that a change of the machine's speed shows.
+        sides: measured; "ours" comes again at the end, so that a change of the machine's speed shows; "backbone" is the
+            model named there, of this project too.
         same: what both have in common, for the table.
     """
 
@@ -44,6 +47,8 @@ class Case:
     ours: dict
     sides: tuple[str, ...]
     same: str
+    backbone: str = ""
+    features: tuple[str, ...] = ("text",)  # of ml-1m
 
 
 CASES = {
@@ -60,6 +65,15 @@ CASES = {
         {"loss": "bpr"},
         ("ours", "recbole", "ours-default"),
         "width, layers, batches and negatives",
+    ),
+    "EmerGLLMRec": Case(
+        "LightGCN",
+        {"embedding_size": 64, "n_layers": 2, "train_batch_size": 2048},
+        {},
+        ("ours", "recbole", "backbone"),
+        "width, layers, batches and negatives",
+        "LLMRec",
+        ("content", "theme", "quality", "genre", "visual", "director", "country", "language", "mood", "style"),
     ),
 }
 TEXT_ROWS = 384  # of the random texts
@@ -84,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="epoch_time_") as folder:
         if args.dataset == "ml-1m":
             args.data_path = folder
-            _write_ml_1m(Path(folder))
+            _write_ml_1m(Path(folder), CASES[args.model].features)
         record = compare(args)
     print(f"{args.model} against RecBole's {record['baseline']}, {args.dataset}, same {CASES[args.model].same}")
     print(f"  epoch: ours {record['ours_s']:.2f} s, RecBole {record['recbole_s']:.1f} s ({record['recbole_note']})")
@@ -92,6 +106,9 @@ def main() -> None:
     if "recbole_patched_s" in record:
         patched = record["ours_s"] / record["recbole_patched_s"]
         print(f"  with anomaly detection off: RecBole {record['recbole_patched_s']:.1f} s, ratio 1/{1 / patched:.0f}")
+    if "backbone_s" in record:
+        name, seconds = CASES[args.model].backbone, record["backbone_s"]
+        print(f"  {name}, which it is without the branch: {seconds:.2f} s, ratio {record['ours_s'] / seconds:.2f}")
     if "ours_default_s" in record:
         print(f"  {args.model} as it comes: {record['ours_default_s']:.2f} s")
     print(
@@ -140,8 +157,8 @@ def compare(args) -> dict:
     return record
 
 
-def _write_ml_1m(root: Path) -> None:
-    """Interactions of ml-1m, and a random row for each of its items."""
+def _write_ml_1m(root: Path, features: tuple[str, ...]) -> None:
+    """Interactions of ml-1m, and features with a random row for each of its items."""
     import numpy as np
     from evaluation import write_ml_1m
 
@@ -151,8 +168,10 @@ def _write_ml_1m(root: Path) -> None:
     with (root / "ml-1m" / "ml-1m.inter").open(encoding="utf-8") as file:
         place = [column.split(":")[0] for column in next(file).rstrip().split("\t")].index("item_id")
         items = sorted({line.split("\t")[place] for line in file})
-    rows = np.random.default_rng(0).normal(size=(len(items), TEXT_ROWS)).astype(np.float16)
-    save_feature(root / "ml-1m" / "ml-1m.text.safetensors", items, rows, "item_id", {"encoder": "random"})
+    rng = np.random.default_rng(0)
+    for name in features:
+        rows = rng.normal(size=(len(items), TEXT_ROWS)).astype(np.float16)
+        save_feature(root / "ml-1m" / f"ml-1m.{name}.safetensors", items, rows, "item_id", {"encoder": "random"})
 
 
 def _child(args, side: str, budget: float) -> dict:
@@ -179,8 +198,8 @@ def _side(args) -> dict:
     from recbole_llm.trainer.hooks import hooked
 
     compat.apply()
-    case, own = CASES[args.model], args.side.startswith("ours")
-    name = args.model if own else case.baseline
+    case, own = CASES[args.model], not args.side.startswith("recbole")
+    name = case.baseline if not own else case.backbone if args.side == "backbone" else args.model
     # dropout of the RecBole side is its own default; what is compared is the work of an epoch
     settings = case.settings | {"use_gpu": False, "show_progress": False, "checkpoint_dir": tempfile.mkdtemp()}
     settings |= {"data_path": args.data_path} | (case.ours if args.side == "ours" else {})
@@ -188,7 +207,9 @@ def _side(args) -> dict:
         settings["protocol"] = "rs-full"
     if args.dataset == "ml-1m":
         settings["load_col"] = {"inter": ["user_id", "item_id", "rating"]}
-        settings |= {"features": {"text": {"side": "item"}}, "item_features": ["text"]} if own else {"features": {}}
+        settings["features"] = {feature: {"side": "item"} for feature in case.features} if own else {}
+        if own and case.features == ("text",):
+            settings["item_features"] = ["text"]
     config = build_config(name, args.dataset, (), settings, ())
     data = build_data(config)
     loader = train_loader(config, data)

@@ -53,7 +53,7 @@ def main(name: str, description: str, columns: Sequence[str], prepare: Callable[
     if not args.kept_only:
         prepare()
         take_up(kept, out)
-        write_about(out, About(plan.title, plan.note, plan.reference, plan.tested))
+        write_about(out, About(plan.title, plan.note, plan.reference, plan.tested, plan.sensitivity))
         try:  # what has ended is kept, whatever becomes of the rest
             execute(plan, out, jobs=args.jobs, say=lambda line: print(line, file=sys.stderr, flush=True))
         finally:

@@ -46,11 +46,14 @@ class EmerGLLMRec(LLMRec):
     Shapes: B batch, U users, N items (row 0 = [PAD]), D embedding size, n fields.
     """
 
+    _step, _last_z = 0, None  # steps of the epoch, and what z was in the last of them that trained the branch
+
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)  # first, so that its parameters draw the same numbers as LLMRec's
         self.interaction = self.adaptation = None
         self.weights = {key: config[key] for key in ("graph_reg_weight", "feature_interaction_weight", "cold_weight")}
         self.graph_batch_size, self.cold_rows = config["graph_batch_size"], config["cold_rows"]
+        self.interaction_every = config["interaction_every"]
         self.field_names = field_names(self.side_names)
         if not config["use_enhanced_gnn"]:
             return
@@ -228,27 +231,44 @@ class EmerGLLMRec(LLMRec):
             return self.episode_losses()
         return super().calculate_loss(interaction)
 
+    def train(self, mode: bool = True):
+        self._step, self._last_z = 0, None  # of an epoch, so that a resumed run repeats it
+        return super().train(mode)
+
     def main_losses(self, nodes, batch: Triples, queries: Tensor, parts: list, rows: Rows) -> list[Tensor]:
-        """Ranking loss of h, BPR of z, penalty of the graphs, ranking loss of cold vectors."""
+        """Ranking loss of h; BPR of z, penalty of the graphs, loss of cold vectors, 0 in steps that do not train z."""
         if self._plain:
             return super().main_losses(nodes, batch, queries, parts, rows)
-        fields, present = self.fields(nodes, parts, rows)
-        graphs = self.interaction.graphs(rows.of(self.content))
-        z = self.interaction(fields, present, graphs)
-        h = super().item_vectors(nodes, parts, rows) + self.gates[0] * z
-        losses = [self.ranking_loss(queries, h, rows, batch)]
-        if self.weights["feature_interaction_weight"]:
-            liked, of_users = batch.liked(), queries if batch.labels is None else queries[batch.labels > 0]
-            difference = rows.look_up(z, liked.negatives) - rows.look_up(z, liked.items)
-            bpr = F.softplus((of_users * difference).sum(-1)).mean()
-            losses.append(self.weights["feature_interaction_weight"] * bpr)
-        if self.weights["graph_reg_weight"] and self.interaction.generator is not None:
-            unit = fields / fields.shape[-1] ** 0.5
-            losses.append(self.weights["graph_reg_weight"] * graph_penalty(graphs[0], unit, present))
-        if self.weights["cold_weight"]:
-            cold = self._cold_loss(queries, fields, present, graphs, rows, batch.first(self.cold_rows))
-            losses.append(self.weights["cold_weight"] * cold)
-        return losses
+        learns, self._step = self._step % self.interaction_every == 0, self._step + 1
+        base, nothing = super().item_vectors(nodes, parts, rows), [queries.new_zeros(())] * 3
+        if not learns and rows.ids is None and self._last_z is not None:
+            return [self.ranking_loss(queries, base + self.gates[0] * self._last_z, rows, batch), *nothing]
+        with torch.set_grad_enabled(learns):
+            fields, present = self.fields(nodes, parts, rows)
+            graphs = self.interaction.graphs(rows.of(self.content))
+            z = self.interaction(fields, present, graphs)
+        ranking = self.ranking_loss(queries, base + self.gates[0] * z, rows, batch)
+        if not learns:
+            return [ranking, *nothing]
+        if rows.ids is None:
+            self._last_z = z.detach()
+        weights = self.weights
+        return [
+            ranking,
+            weights["feature_interaction_weight"] * self._branch_loss(queries, z, rows, batch),
+            weights["graph_reg_weight"] * graph_penalty(graphs[0], fields / fields.shape[-1] ** 0.5, present),
+            weights["cold_weight"]
+            * self._cold_loss(queries, fields, present, graphs, rows, batch.first(self.cold_rows))
+            if weights["cold_weight"]
+            else nothing[0],
+        ]
+
+    def _branch_loss(self, queries: Tensor, z: Tensor, rows: Rows, batch: Triples) -> Tensor:
+        """BPR of z by itself, which does not move the users: at the start it would drag them to noise. []."""
+        liked, queries = batch.liked(), queries.detach()
+        queries = queries if batch.labels is None else queries[batch.labels > 0]
+        difference = rows.look_up(z, liked.negatives) - rows.look_up(z, liked.items)
+        return F.softplus((queries * difference).sum(-1)).mean()
 
     def _cold_loss(self, queries, fields, present, graphs, rows: Rows, batch: Triples) -> Tensor:
         """The ranking loss of some triples whose items are taken for cold, which does not move the users. []."""
