@@ -94,6 +94,27 @@ def test_every_parameter_of_the_branch_gets_gradient_and_moves_in_two_steps(fold
     assert all(not torch.equal(dict(model.named_parameters())[name], before[name]) for name in branch)
 
 
+@pytest.mark.parametrize("batch_size", [64, 4])  # the whole catalogue in a step, or the batch's items alone
+def test_between_the_steps_that_train_it_the_branch_is_kept(folder, batch_size):
+    config, data, model = make(folder, interaction_every=2, train_batch_size=batch_size, edges=None)
+    with torch.no_grad():
+        model.gates += 0.3
+    batches = list(train_loader(config, data))[:3]
+    model.train()
+    learnt = []
+    for batch in batches:
+        model.zero_grad(set_to_none=True)
+        parts = model.calculate_loss(batch)
+        sum(parts).backward()
+        layer = model.interaction.layers[0].linear.weight.grad
+        learnt.append(layer is not None and bool(layer.abs().sum() > 0))
+        assert model.gates.grad[0].abs().sum() > 0  # z is in the score all the same
+        assert (parts[1].item() > 0) == learnt[-1] and len(parts) == 6
+    assert learnt == [True, False, True]
+    model.train()  # an epoch begins with a step that trains it, so that a resumed run repeats it
+    assert model.calculate_loss(batches[0])[1].item() > 0
+
+
 class TestGraphs:
     def test_of_two_items_differ(self, folder):
         _, data, model = make(folder)
