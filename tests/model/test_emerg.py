@@ -6,9 +6,12 @@ import torch
 from contract_general import GeneralContract, build_on_checkerboard
 from synthetic import SMALL_LLMREC, write_checkerboard
 
+from recbole_llm.comparison.plan import read_ablation
+from recbole_llm.config import build_config
 from recbole_llm.errors import ConfigError
 from recbole_llm.experiment.data import eval_data, train_loader
 from recbole_llm.model.general.llmrec.batch import Rows
+from recbole_llm.paths import properties_dir
 
 GRAPHS = {"field_dim": 8, "attention_heads": 2, "graph_hidden": 8, "graph_content_dim": 8, "gnn_layers": 2}
 
@@ -220,3 +223,32 @@ def test_only_the_batchs_items_are_looked_at_where_they_are_few(folder, monkeypa
 def test_wrong_settings_are_refused(folder, changes, message):
     with pytest.raises(ConfigError, match=message):
         make(folder, **changes)
+
+
+@pytest.mark.slow
+def test_every_variant_of_the_ablation_is_another_model(folder):
+    plan = read_ablation("EmerGLLMRec")
+    found: dict[str, torch.Tensor] = {}
+    for row in plan.rows:
+        sizes = {"field_dim": 16, "graph_content_dim": 8, "graph_hidden": 8}
+        config, data, model = build_on_checkerboard("EmerGLLMRec", folder, SMALL_LLMREC | sizes | row.settings)
+        if model.interaction is not None:
+            with torch.no_grad():
+                model.gates += 0.3  # the branch shows from the first step on
+        train(config, data, model, 3)
+        found[row.label] = scores(config, data, model)
+    assert len(found) == 24
+    labels = list(found)
+    for k, one in enumerate(labels):
+        for other in labels[k + 1 :]:
+            assert not torch.allclose(found[one], found[other], atol=1e-6), (one, other)
+
+
+@pytest.mark.parametrize("preset", ["conservative", "aggressive", "debug"])
+def test_presets_lie_over_the_defaults(preset):
+    file = properties_dir() / "model" / f"EmerGLLMRec-{preset}.yaml"
+    plain, config = (build_config("EmerGLLMRec", "ml-100k", files, {}, ()) for files in ((), [file]))
+    wanted = {"conservative": (2, 2, 0.01, 0.1), "aggressive": (4, 8, 0.005, 0.2), "debug": (2, 2, 0.01, 0.1)}[preset]
+    keys = ("gnn_layers", "attention_heads", "graph_reg_weight", "feature_interaction_weight")
+    assert tuple(config[key] for key in keys) == wanted != tuple(plain[key] for key in keys)
+    assert config["field_dim"] % config["attention_heads"] == 0
