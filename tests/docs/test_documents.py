@@ -150,7 +150,9 @@ def test_readme_names_every_model_of_the_project():
 def test_readme_keeps_the_place_of_the_results():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     kept = dict(re.findall(GENERATED, text, flags=re.DOTALL))
-    assert set(kept) == {p.parent.name for p in (ROOT / "benchmarks" / "results").glob("*/comparison.json")}
+    there = {p.parent.name for p in (ROOT / "benchmarks" / "results").glob("*/comparison.json")}
+    assert set(kept) <= there, "README has the place of a table without records"
+    assert {"ml-100k-sequential", "ml-100k-general", "ml-100k-cold"} <= set(kept)  # docs/results.md has the others too
     assert all("| ---" in content or "| :---" in content for content in kept.values())
 
 
