@@ -24,14 +24,12 @@ class TestLLMRec(GeneralContract):
 class TestBySoftmaxWithRestoration(GeneralContract):
     model = "LLMRec"
     config = SMALL_LLMREC | SOFTMAX | {"mask_rate": 0.3, "edges": None, "reg_weight": 1e-4}
-    scores_cold_items = True
 
 
 @pytest.mark.slow
 class TestBySampledSoftmaxWithoutProfiles(GeneralContract):
     model = "LLMRec"
-    config = SMALL_LLMREC | SOFTMAX | {"num_negatives": 8, "use_profile": False}
-    scores_cold_items = True
+    config = SMALL_LLMREC | SOFTMAX | {"num_negatives": 8, "use_profile": False, "temperature": 0.15}
 
 
 @pytest.fixture(scope="module")
