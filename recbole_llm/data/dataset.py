@@ -18,7 +18,8 @@ from recbole.utils import ModelType
 
 from recbole_llm.data.candidates import draw_candidates
 from recbole_llm.data.feature_store import AlignedFeature
-from recbole_llm.data.split import Split, SplitSpec
+from recbole_llm.data.split import Split
+from recbole_llm.data.split_spec import SplitSpec
 from recbole_llm.errors import ConfigError, DataError
 
 

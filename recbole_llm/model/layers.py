@@ -29,7 +29,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: any shape -> the same shape, scaled so that the expectation stays."""
-        if not self.training or self.kept == 256:
+        if not self.training or self.kept == 256 or not x.numel():
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)

@@ -5,7 +5,8 @@ import pytest
 from synthetic import cycle_settings, write_cycle
 
 from recbole_llm.config import build_config
-from recbole_llm.data.split import Split, SplitSpec
+from recbole_llm.data.split import Split
+from recbole_llm.data.split_spec import SplitSpec
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.experiment import run
 from recbole_llm.experiment.data import build_data, eval_data

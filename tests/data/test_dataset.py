@@ -8,7 +8,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 
 from recbole_llm.config import build_config
 from recbole_llm.data.dataset import load_data
-from recbole_llm.data.split import TEST, TRAIN, VALID
+from recbole_llm.data.split_spec import TEST, TRAIN, VALID
 from recbole_llm.errors import ConfigError, DataError
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float"

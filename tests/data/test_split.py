@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_llm import compat
-from recbole_llm.data.split import Split, SplitSpec
+from recbole_llm.data.split import Split
+from recbole_llm.data.split_spec import SplitSpec
 from recbole_llm.errors import ConfigError, DataError
 
 LOO = SplitSpec({"LS": "valid_and_test"})

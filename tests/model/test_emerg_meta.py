@@ -83,6 +83,43 @@ class TestLabels:
         wanted = F.binary_cross_entropy_with_logits(logits, batch["label"].float())
         torch.testing.assert_close(model.calculate_loss(batch)[0], wanted, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.parametrize("loss", ["bpr", "softmax"])
+    def test_a_ranking_loss_takes_no_disliked_item_for_a_liked_one(self, folder, loss):
+        config, data, model = build(folder, "LLMRec", loss=loss, edges=None)
+        batch = next(iter(train_loader(config, data)))
+        liked = batch[batch["label"] > 0]
+        assert 0 < len(liked) < len(batch)
+        losses = []
+        for rows in (batch, liked):
+            torch.manual_seed(3)
+            losses.append(torch.stack(model.calculate_loss(rows)))
+        assert torch.equal(*losses)
+
+    @pytest.mark.parametrize("model", ["LLMRec", "EmerGLLMRec"])
+    @pytest.mark.parametrize("loss", ["bpr", "softmax", "bce"])
+    def test_a_batch_of_disliked_items_gives_finite_losses(self, folder, model, loss):
+        config, data, built = build(folder, model, loss=loss, meta=False, edges=None)
+        batch = next(iter(train_loader(config, data)))
+        total = sum(built.calculate_loss(batch[batch["label"] == 0]))
+        total.backward()
+        assert torch.isfinite(total)
+        assert all(torch.isfinite(p.grad).all() for p in built.parameters() if p.grad is not None)
+
+    def test_a_cold_item_has_no_bias_in_the_cold_loss(self, folder):
+        config, data, model = build(folder, meta=False, cold_weight=1.0, interaction_every=1)
+        batch, losses = next(iter(train_loader(config, data))), []
+        for shift in (0.0, 5.0):
+            with torch.no_grad():
+                model.biases.item += shift
+            torch.manual_seed(3)
+            losses.append([part.item() for part in model.eval().calculate_loss(batch)])
+        assert losses[0][3] == losses[1][3] and losses[0][0] != losses[1][0]
+
+    @pytest.mark.parametrize("changes", [{"use_enhanced_gnn": False}, {"graph": "none"}])
+    def test_episodes_need_graphs(self, folder, changes):
+        with pytest.raises(ConfigError, match="adapts the items' graphs"):
+            build(folder, **changes)
+
     @pytest.mark.parametrize("changes", [{"loss": "bce"}, {"loss": "bpr", "meta": True}])
     def test_are_needed(self, folder, changes):
         own = settings(folder, **changes) | {"protocol": "rs-full", "phases": None, "threshold": None}

@@ -19,7 +19,7 @@ from recbole_llm.model.losses import shared_negatives
 
 
 class FieldNodes(NamedTuple):
-    """Propagated identities of users [U, D] and items [N, D]; identities of each item's users, their mean [N, D]."""
+    """Propagated identities of users [U, D] and items [N, D]; weighted sum of those of each item's users [N, D]."""
 
     users: Tensor
     items: Tensor
@@ -31,8 +31,8 @@ class EmerGLLMRec(LLMRec):
 
     Wang et al. 2024 (EmerG), https://arxiv.org/abs/2407.10112. Fields of an item: identity, users, profile of its
     users, text, image, attributes. A hypernetwork makes the item's graph between them **from its content**, so an
-    item that nobody has used has one; a GNN multiplies fields along it, a readout and
-    attention over the orders give :math:`z_i`:
+    item that nobody has used has one; a GNN multiplies fields along it, a readout and attention over the orders give
+    :math:`z_i`:
 
     .. math:: h_i = h_i^{LLMRec} + g \odot z_i
 
@@ -55,6 +55,10 @@ class EmerGLLMRec(LLMRec):
         self.graph_batch_size, self.cold_rows = config["graph_batch_size"], config["cold_rows"]
         self.interaction_every = config["interaction_every"]
         self.field_names = field_names(self.side_names)
+        if config["meta"] and (not config["use_enhanced_gnn"] or config["graph"] == "none"):
+            raise ConfigError(
+                "meta: true adapts the items' graphs: set use_enhanced_gnn to true, and graph to item or shared"
+            )
         if not config["use_enhanced_gnn"]:
             return
         width = config["embedding_size"]
@@ -168,7 +172,7 @@ class EmerGLLMRec(LLMRec):
         nothing = torch.zeros_like(fast.identity)
         present = present_fields(self.sides, torch.zeros_like(self.used[:, 0]), ids)
         present[:, 0] = True  # the identity, zero as long as nothing is known
-        rows = [F.normalize(row, dim=-1) if row is not None else nothing for row in own]
+        rows = [nothing if row is None else row for row in own]
         fields = torch.stack([fast.identity, nothing, *rows], 1) * present[:, :, None]
         fields[:, 1:] *= fields.shape[-1] ** 0.5
         z = self.interaction(fields, present, self.interaction.graphs(self.content[ids], fast.graph))
@@ -180,7 +184,7 @@ class EmerGLLMRec(LLMRec):
         return (users[rows.users] * items[rows.place]).sum(-1) + bias + fast.bias[rows.place]
 
     def episode_losses(self) -> tuple[Tensor, ...]:
-        """Losses of an episode before and after adaptation, weighted as EmerG's, and the penalty of the graphs."""
+        """Losses of an episode before and after adaptation, weighted as EmerG's. Scalars."""
         ids, support, query = self.adaptation.episode()
         users, n = self._all_users(), len(ids)
 
@@ -268,7 +272,7 @@ class EmerGLLMRec(LLMRec):
         liked, queries = batch.liked(), queries.detach()
         queries = queries if batch.labels is None else queries[batch.labels > 0]
         difference = rows.look_up(z, liked.negatives) - rows.look_up(z, liked.items)
-        return F.softplus((queries * difference).sum(-1)).mean()
+        return F.softplus((queries * difference).sum(-1)).sum() / max(len(difference), 1)
 
     def _cold_loss(self, queries, fields, present, graphs, rows: Rows, batch: Triples) -> Tensor:
         """The ranking loss of some triples whose items are taken for cold, which does not move the users. []."""
@@ -284,4 +288,5 @@ class EmerGLLMRec(LLMRec):
             for branch, field in zip(self.sides, fields.unbind(1)[2:], strict=True)
         ]
         cold = self.with_sides(None, own) + self.gates[1] * z
-        return self.ranking_loss(queries[: len(batch.users)].detach(), cold, Rows(ids), batch)
+        unused = torch.zeros_like(self.used)  # nor has a cold item a bias
+        return self.ranking_loss(queries[: len(batch.users)].detach(), cold, Rows(ids), batch, unused)

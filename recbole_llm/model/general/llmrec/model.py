@@ -205,15 +205,17 @@ class LLMRec(InnerProduct):
         if self.reg_weight:
             tables = (self.user_embedding, self.item_embedding, self.item_embedding)
             ego = (table(ids) for table, ids in zip(tables, batch[:3], strict=True))
-            losses.append(self.reg_weight * sum(e.square().sum() for e in ego) / (2 * len(batch.users)))
+            losses.append(self.reg_weight * sum(e.square().sum() for e in ego) / (2 * max(len(batch.users), 1)))
         return tuple(losses)
 
     def _triples(self, interaction) -> Triples:
         """The batch with negatives and, where it has no labels, a share of proposed edges."""
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        labels = interaction[self.label_field].float() if self.label_field in interaction else None
         if self.loss == "bce":
-            labels = interaction[self.label_field].float()
             return Triples(users, items, self.draw_negatives(users), None, labels)
+        if labels is not None:  # a ranking loss takes every row for a liked one
+            users, items = users[labels > 0], items[labels > 0]
         columns = users, items, self.draw_negatives(users)
         if len(self.edges):
             n = max(1, round(self.edge_share * len(users)))
@@ -233,10 +235,18 @@ class LLMRec(InnerProduct):
         """
         return [self.ranking_loss(queries, self.item_vectors(nodes, parts, rows), rows, batch)]
 
-    def ranking_loss(self, queries: Tensor, table: Tensor, rows: Rows, batch: Triples) -> Tensor:
-        """The loss of a score, without its highest part. queries [B, D], table: of the rows [n, D] -> []."""
+    def ranking_loss(
+        self, queries: Tensor, table: Tensor, rows: Rows, batch: Triples, used: Tensor | None = None
+    ) -> Tensor:
+        """The loss of a score, without its highest part. [].
+
+        Args:
+            queries: vectors of the batch's users [B, D]. table: of the rows [n, D].
+            used: which items have a bias of their own [N, 1]; None: those that training interactions use.
+        """
         if self.loss == "bce":
-            scores = (queries * rows.look_up(table, batch.items)).sum(-1) + self.biases(batch, self.used)
+            biases = self.biases(batch, self.used if used is None else used)
+            scores = (queries * rows.look_up(table, batch.items)).sum(-1) + biases
             return self.pruned_mean(F.binary_cross_entropy_with_logits(scores, batch.labels, reduction="none"))
         if self.loss == "bpr":
             difference = rows.look_up(table, batch.negatives) - rows.look_up(table, batch.items)
@@ -251,6 +261,8 @@ class LLMRec(InnerProduct):
 
     def pruned_mean(self, losses: Tensor) -> Tensor:
         """Mean without the share ``prune_rate`` of the highest, after the warm-up: these may be noise. [B] -> []."""
+        if not len(losses):  # a batch of disliked items alone
+            return losses.sum()
         if not self.prune_rate or self.stage == "warm_up":
             return losses.mean()
         kept = max(1, math.ceil(len(losses) * (1.0 - self.prune_rate)))
