@@ -13,19 +13,24 @@ from recbole_llm.experiment.data import eval_data, train_loader
 from recbole_llm.model.general.llmrec.batch import Rows
 from recbole_llm.paths import properties_dir
 
-GRAPHS = {"field_dim": 8, "attention_heads": 2, "graph_hidden": 8, "graph_content_dim": 8, "gnn_layers": 2}
+GRAPHS = {
+    "field_dim": 8, "attention_heads": 2, "graph_hidden": 8, "graph_content_dim": 8, "gnn_layers": 2,
+    "interaction_every": 4, "cold_weight": 1.0,  # there are few steps
+}  # fmt: skip
+# two directions: of all eight, whitening would bring noise to the size of what tells the colour
+BOARD = SMALL_LLMREC | GRAPHS | {"text_dim": 2}
 
 
 class TestEmerGLLMRec(GeneralContract):
     model = "EmerGLLMRec"
-    config = SMALL_LLMREC | GRAPHS
+    config = BOARD
     scores_cold_items = True
 
 
 @pytest.mark.slow
 class TestBySoftmaxWithoutAttention(GeneralContract):
     model = "EmerGLLMRec"
-    config = SMALL_LLMREC | GRAPHS | {"loss": "softmax", "temperature": 0.3, "use_attention": False, "graph": "shared"}
+    config = BOARD | {"loss": "softmax", "temperature": 0.3, "use_attention": False, "graph": "shared"}
     scores_cold_items = True
 
 

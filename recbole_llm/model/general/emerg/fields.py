@@ -39,7 +39,8 @@ def field_vectors(
     tables = (identities, neighbours)
     rows = [F.normalize(table if ids is None else table[ids], dim=-1) for table in tables] + parts
     present = present_fields(branches, used, ids)
-    return torch.stack(rows, 1) * present[:, :, None] * identities.shape[1] ** 0.5, present
+    size = present.T[:, :, None] * identities.shape[1] ** 0.5
+    return (torch.stack(rows) * size).transpose(0, 1), present  # field by field, as matrices of fields then read it
 
 
 def present_fields(branches: list[SideBranch], used: Tensor, ids: Tensor | None) -> Tensor:

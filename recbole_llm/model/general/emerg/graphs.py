@@ -56,8 +56,9 @@ class SharedGraph(nn.Module):
 
 def minmax(a: Tensor) -> Tensor:
     """Each matrix to [0, 1]. [B, n, n] -> [B, n, n]."""
-    low = a.amin((1, 2), keepdim=True)
-    return (a - low) / (a.amax((1, 2), keepdim=True) - low + _EPS)
+    entries = a.flatten(1)
+    low, high = entries.min(1, keepdim=True).values, entries.max(1, keepdim=True).values
+    return ((entries - low) / (high - low + _EPS)).view_as(a)
 
 
 def refine(raw: Tensor, n_layers: int) -> list[Tensor]:
@@ -75,8 +76,8 @@ def refine(raw: Tensor, n_layers: int) -> list[Tensor]:
     n = raw.shape[1]
     eye = torch.eye(n, device=raw.device, dtype=raw.dtype)
     a = minmax(raw) * (1 - eye) + eye
-    order = (a + eye).flatten(1)  # the largest entry of others is 1 too: the diagonal is kept in any case
-    kept = order.topk(max(n, n * n // 2), dim=1).indices
+    order = (a.detach() + eye).flatten(1)  # the largest entry of others is 1 too: the diagonal is kept in any case
+    kept = order.topk(max(n, n * n // 2), dim=1, sorted=False).indices
     a = a * torch.zeros_like(order).scatter_(1, kept, 1.0).view_as(a)
     first = (a + a.transpose(1, 2)) / 2
     edges = (first > 0).to(a.dtype)
@@ -92,9 +93,9 @@ def graph_penalty(graph: Tensor, fields: Tensor, present: Tensor) -> Tensor:
     Over the pairs of different fields that the item has: edges should be few, and lie between fields that agree.
 
     Args:
-        graph: [B, n, n]. fields: rows of length 1 [B, n, D]. present: [B, n] bool.
+        graph: [B, n, n]. fields: rows of length :math:`\sqrt D` [B, n, D]. present: [B, n] bool.
     """
     pairs = (present[:, :, None] & present[:, None, :]).to(graph.dtype)
     pairs = pairs * (1 - torch.eye(graph.shape[1], device=graph.device))
-    distance = 2 - 2 * fields @ fields.transpose(1, 2)  # of rows of length 1
-    return (graph * (1 + distance) * pairs).sum() / pairs.sum().clamp(min=1.0)
+    cosine = fields @ fields.transpose(1, 2) / fields.shape[-1]
+    return (graph * pairs * (3 - 2 * cosine)).sum() / pairs.sum().clamp(min=1.0)

@@ -69,16 +69,19 @@ class FieldInteraction(nn.Module):
         raw = self.generator(content)
         return refine(raw if added is None else raw + added, len(self.layers))
 
-    def forward(self, fields: Tensor, present: Tensor, graphs: list[Tensor]) -> Tensor:
-        """fields [B, n, D], present [B, n] bool, graphs: of :meth:`graphs` -> z [B, D]."""
-        if self.checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(self._forward, fields, present, graphs, use_reentrant=False)
-        return self._forward(fields, present, graphs)
+    def narrowed(self, fields: Tensor) -> Tensor:
+        """Fields in the width in which they interact; zero where they are. [B, n, D] -> [B, n, d]."""
+        return (fields.transpose(0, 1) @ self.narrow).transpose(0, 1).contiguous()
 
-    def _forward(self, fields: Tensor, present: Tensor, graphs: list[Tensor]) -> Tensor:
-        narrow = (fields.transpose(0, 1) @ self.narrow).transpose(0, 1)  # [B, n, d]
+    def forward(self, narrow: Tensor, present: Tensor, graphs: list[Tensor]) -> Tensor:
+        """narrow: of :meth:`narrowed` [B, n, d], present [B, n] bool, graphs: of :meth:`graphs` -> z [B, D]."""
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(self._forward, narrow, present, graphs, use_reentrant=False)
+        return self._forward(narrow, present, graphs)
+
+    def _forward(self, narrow: Tensor, present: Tensor, graphs: list[Tensor]) -> Tensor:
         outputs = [narrow]
         for layer, graph in zip(self.layers, graphs, strict=True):
             outputs.append(layer(graph, narrow, outputs[-1], present))
-        orders = self.readout(torch.stack(outputs, 1), present)  # [B, L + 1, d]
+        orders = self.readout(outputs, present)  # [B, L + 1, d]
         return self.out(orders.sum(1) if self.attention is None else self.attention(orders))

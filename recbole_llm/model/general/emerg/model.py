@@ -134,19 +134,20 @@ class EmerGLLMRec(LLMRec):
 
     def interacted(self, nodes: FieldNodes, parts: list[Tensor], rows: Rows) -> Tensor:
         """z of items, in pieces of ``graph_batch_size`` where nothing is differentiated. -> [B, D]."""
-        fields, present = self.fields(nodes, parts, rows)
-        content = rows.of(self.content)
+        fields, present = self.fields(nodes, self.own_parts(parts, rows), rows)
+        narrow, content = self.interaction.narrowed(fields), rows.of(self.content)
         if torch.is_grad_enabled():
-            return self.interaction(fields, present, self.interaction.graphs(content))
-        pieces = zip(*(x.split(self.graph_batch_size) for x in (fields, present, content)), strict=True)
+            return self.interaction(narrow, present, self.interaction.graphs(content))
+        pieces = zip(*(x.split(self.graph_batch_size) for x in (narrow, present, content)), strict=True)
         return torch.cat([self.interaction(f, p, self.interaction.graphs(c)) for f, p, c in pieces])
 
-    def fields(self, nodes: FieldNodes, parts: list[Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
-        """Fields of items and which they have, see field_vectors. parts: of the branches, propagated."""
-        own = [
-            part if branch.own is None else branch.of("own", rows.ids)
-            for branch, part in zip(self.sides, parts, strict=True)
-        ]
+    def own_parts(self, parts: list[Tensor], rows: Rows) -> list[Tensor]:
+        """Items' own features, and the profiles of their users. parts: of the branches, propagated -> [B, D] each."""
+        pairs = zip(self.sides, parts, strict=True)
+        return [part if branch.own is None else branch.of("own", rows.ids) for branch, part in pairs]
+
+    def fields(self, nodes: FieldNodes, own: list[Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
+        """Fields of items and which they have, see field_vectors. own: see :meth:`own_parts`."""
         return field_vectors(nodes.items, nodes.neighbours, self.sides, own, self.used[:, 0], rows.ids)
 
     def forward(self) -> tuple[Tensor, Tensor]:
@@ -175,7 +176,8 @@ class EmerGLLMRec(LLMRec):
         rows = [nothing if row is None else row for row in own]
         fields = torch.stack([fast.identity, nothing, *rows], 1) * present[:, :, None]
         fields[:, 1:] *= fields.shape[-1] ** 0.5
-        z = self.interaction(fields, present, self.interaction.graphs(self.content[ids], fast.graph))
+        graphs = self.interaction.graphs(self.content[ids], fast.graph)
+        z = self.interaction(self.interaction.narrowed(fields), present, graphs)
         return self.with_sides(fast.identity, own) + self.gates[1] * z
 
     def _fast_scores(self, users: Tensor, ids: Tensor, fast: Fast, rows: LabelledRows) -> Tensor:
@@ -248,9 +250,10 @@ class EmerGLLMRec(LLMRec):
         if not learns and rows.ids is None and self._last_z is not None:
             return [self.ranking_loss(queries, base + self.gates[0] * self._last_z, rows, batch), *nothing]
         with torch.set_grad_enabled(learns):
-            fields, present = self.fields(nodes, parts, rows)
-            graphs = self.interaction.graphs(rows.of(self.content))
-            z = self.interaction(fields, present, graphs)
+            own = self.own_parts(parts, rows)
+            fields, present = self.fields(nodes, own, rows)
+            narrow, graphs = self.interaction.narrowed(fields), self.interaction.graphs(rows.of(self.content))
+            z = self.interaction(narrow, present, graphs)
         ranking = self.ranking_loss(queries, base + self.gates[0] * z, rows, batch)
         if not learns:
             return [ranking, *nothing]
@@ -260,9 +263,9 @@ class EmerGLLMRec(LLMRec):
         return [
             ranking,
             weights["feature_interaction_weight"] * self._branch_loss(queries, z, rows, batch),
-            weights["graph_reg_weight"] * graph_penalty(graphs[0], fields / fields.shape[-1] ** 0.5, present),
+            weights["graph_reg_weight"] * graph_penalty(graphs[0], fields, present),
             weights["cold_weight"]
-            * self._cold_loss(queries, fields, present, graphs, rows, batch.first(self.cold_rows))
+            * self._cold_loss(queries, own, narrow, present, graphs, rows, batch.first(self.cold_rows))
             if weights["cold_weight"]
             else nothing[0],
         ]
@@ -274,19 +277,17 @@ class EmerGLLMRec(LLMRec):
         difference = rows.look_up(z, liked.negatives) - rows.look_up(z, liked.items)
         return F.softplus((queries * difference).sum(-1)).sum() / max(len(difference), 1)
 
-    def _cold_loss(self, queries, fields, present, graphs, rows: Rows, batch: Triples) -> Tensor:
+    def _cold_loss(self, queries, own, narrow, present, graphs, rows: Rows, batch: Triples) -> Tensor:
         """The ranking loss of some triples whose items are taken for cold, which does not move the users. []."""
         if self.loss == "softmax":
             shared = shared_negatives(self.n_items, self.cold_rows).to(queries.device)
             batch = batch._replace(shared=shared)
         ids = torch.cat([batch.items, batch.negatives if batch.shared is None else batch.shared]).unique()
         place = rows.position(ids)
-        fields, present = as_if_cold(fields[place], present[place], self.field_names)
-        z = self.interaction(fields, present, [graph[place] for graph in graphs])
-        own = [
-            None if branch.own is None else field / field.shape[-1] ** 0.5
-            for branch, field in zip(self.sides, fields.unbind(1)[2:], strict=True)
-        ]
-        cold = self.with_sides(None, own) + self.gates[1] * z
+        narrow, present = as_if_cold(narrow[place], present[place], self.field_names)
+        z = self.interaction(narrow, present, [graph[place] for graph in graphs])
+        pairs = zip(self.sides, own, strict=True)
+        known = [None if branch.own is None else part[place] for branch, part in pairs]
+        cold = self.with_sides(None, known) + self.gates[1] * z
         unused = torch.zeros_like(self.used)  # nor has a cold item a bias
         return self.ranking_loss(queries[: len(batch.users)].detach(), cold, Rows(ids), batch, unused)
