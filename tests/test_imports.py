@@ -19,7 +19,7 @@ ALLOWED = {
     "config": FREE | {"registry"},
     "data": FREE,
     "encoding": FREE | {"data.text", "data.atomic"},
-    "convert": FREE | {"data.atomic", "data.files"},
+    "convert": FREE | {"data.atomic", "data.files", "data.feature_file"},
     "model": FREE,
     "evaluation": FREE,
     "trainer": FREE | {"model.losses", "evaluation"},

@@ -7,15 +7,27 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from recbole_llm.data.atomic import write_atomic
+from recbole_llm.data.feature_file import save_feature
 from recbole_llm.data.files import atomic_writer
 from recbole_llm.errors import DataError
 
 # of the files below, those that a former conversion left and this one does not have are removed
-_OWN = ("inter", "item", "user", "item_text.jsonl", "reviews.jsonl")
+_OWN = ("inter", "item", "user", "kg", "link", "item_text.jsonl", "reviews.jsonl", "entity.safetensors")
+
+
+class Feature(NamedTuple):
+    """Arguments of ``save_feature``."""
+
+    tokens: Sequence[str]
+    rows: np.ndarray
+    id_field: str
+    metadata: Mapping[str, str]
 
 
 @dataclass
@@ -27,6 +39,9 @@ class Converted:
         types: field name -> field type of every column that is no token.
         texts: name -> records of ``<dataset>.<name>.jsonl``.
         notes: what the summary adds, each a few words.
+        kg, link: columns head_id, relation_id, tail_id; item_id, entity_id: RecBole's form of a knowledge graph.
+        features: name -> tokens, rows [n, F] float32, id field and metadata of ``<dataset>.<name>.safetensors``.
+        impressions: whether a row is what somebody was shown, clicked or not, so that a pair may come again.
     """
 
     inter: pd.DataFrame
@@ -35,6 +50,10 @@ class Converted:
     types: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    kg: pd.DataFrame | None = None
+    link: pd.DataFrame | None = None
+    features: Mapping[str, Feature] = field(default_factory=dict)
+    impressions: bool = False
 
     def __post_init__(self) -> None:
         described = [(self.item, "item_id")] + ([] if self.user is None else [(self.user, "user_id")])
@@ -45,6 +64,8 @@ class Converted:
             if frame[column].duplicated().any():
                 twice = frame[column][frame[column].duplicated()].iloc[0]
                 raise DataError(f"{column} '{twice}' is described twice in the source; keep one line of it")
+        if self.impressions:
+            return
         # a later rating of the same item replaces the former
         repeated = self.inter.duplicated(["user_id", "item_id"], keep="last")
         if repeated.any():
@@ -57,6 +78,10 @@ class Converted:
         text = f"wrote {folder}: {users:,} users, {len(items):,} items, {len(self.inter):,} interactions"
         undescribed = len(items - set(self.item["item_id"]))
         notes = [f"{undescribed:,} items without a line in .item"] if undescribed else []
+        if self.kg is not None:
+            n_entities = len({*self.kg["head_id"], *self.kg["tail_id"]})
+            notes.append(f"knowledge graph: {len(self.kg):,} triples between {n_entities:,} entities")
+        notes += [f"feature {name}: {len(feature.tokens):,} rows" for name, feature in self.features.items()]
         for name, records in self.texts.items():
             counts = {key: sum(bool(row.get(key)) for row in records) for key in _fields(records)}
             notes.append(f"texts in .{name}.jsonl: {', '.join(f'{n:,} {key}' for key, n in counts.items())}")
@@ -79,13 +104,16 @@ class Converted:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=folder.parent))
         try:
-            for suffix, frame in (("inter", self.inter), ("item", self.item), ("user", self.user)):
+            for suffix in ("inter", "item", "user", "kg", "link"):
+                frame = getattr(self, suffix)
                 if frame is not None:
                     types = {column: self.types.get(column, "token") for column in frame}
                     write_atomic(made / f"{name}.{suffix}", frame, types)
             for suffix, records in self.texts.items():
                 with atomic_writer(made / f"{name}.{suffix}.jsonl") as file:
                     file.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in records)
+            for feature_name, feature in self.features.items():
+                save_feature(made / f"{name}.{feature_name}.safetensors", *feature)
             if not folder.exists():
                 umask = os.umask(0)
                 os.umask(umask)

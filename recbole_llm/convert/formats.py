@@ -30,4 +30,13 @@ FORMATS = {
         "beside them, where there are, plots (movies_extrainfos.dat) and descriptions (llm_response_item.json)",
         "recbole_llm.convert.movielens:convert",
     ),
+    "mind": Format(
+        "news and what was shown of them (MIND): a folder with news.tsv and behaviors.tsv, or one with such folders or "
+        "zips, as MINDsmall_train and MINDsmall_dev; entity_embedding.vec where there is one",
+        "recbole_llm.convert.mind:convert",
+    ),
+    "news-dkn": Format(
+        "titles of news with entities (DKN): a folder with raw_train.txt and raw_test.txt",
+        "recbole_llm.convert.dkn:convert",
+    ),
 }
