@@ -18,6 +18,7 @@ _BLOCKS = {
     "eval_args": ("split", "group_by", "order", "mode"),
     "train_neg_sample_args": ("distribution", "sample_num", "alpha", "dynamic", "candidate_num"),
     "phases": ("hot_above", "cold_from", "phase_rows", "valid_share"),
+    "impressions": ("valid_share", "test_share"),
 }
 _CHOICES = {
     "evaluator": ("recbole_llm", "recbole"),
@@ -33,6 +34,7 @@ _WHOLE_NUMBERS = {
 }  # fmt: skip
 _LEAST = {"learning_rate": 0.0, "weight_decay": 0.0, "update_learning_rate": 0.0}
 _PHASED_KEYS = ("update_epochs", "update_batches", "update_learning_rate", "choice_metric")
+_SHOWN_METRIC = re.compile("auc|mrr|ndcg@(5|10)|pooled/auc", re.IGNORECASE)
 _PHASED_METRIC = re.compile("(cold|warm-[abc])/(auc|f1)", re.IGNORECASE)
 
 
@@ -133,6 +135,15 @@ def check_metrics(settings: Mapping[str, Any], known: Mapping[str, Any]) -> None
             wrong = [name for name in names if not _PHASED_METRIC.fullmatch(str(name))]
             if wrong:
                 raise ConfigError(f"{key} under phases names AUC or F1 of a phase, as in cold/AUC, not '{wrong[0]}'")
+        return
+    if settings.get("impressions"):
+        if settings["evaluator"] != "recbole_llm":
+            raise ConfigError("impressions are evaluated by the plugin: set evaluator to recbole_llm")
+        if not _SHOWN_METRIC.fullmatch(str(settings["valid_metric"])):
+            raise ConfigError(
+                "valid_metric under impressions is AUC, MRR, NDCG@5 or NDCG@10, by impression, or pooled/AUC, not "
+                f"'{settings['valid_metric']}'"
+            )
         return
     if not settings["topk"] or not all(type(k) is int and k >= 1 for k in settings["topk"]):
         raise ConfigError(f"topk must be whole numbers of at least 1, as in [5, 10], got {settings['topk']}")

@@ -18,6 +18,7 @@ from recbole.utils import ModelType
 
 from recbole_llm.data.candidates import draw_candidates
 from recbole_llm.data.feature_store import AlignedFeature
+from recbole_llm.data.histories import last_before
 from recbole_llm.data.split import Split
 from recbole_llm.data.split_spec import SplitSpec
 from recbole_llm.errors import ConfigError, DataError
@@ -155,24 +156,37 @@ class RecData:
             Interaction of user fields, ``<field>_list`` [n, L] for every interaction field, and the length [n]
             (at least 1: a user without history is one [PAD]).
         """
-        base, suffix = self.base, self.config["LIST_SUFFIX"]
-        inputs = {base.uid_field: torch.from_numpy(users)}
+        inputs = {self.base.uid_field: torch.from_numpy(users)}
         if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             length = int(self.config["MAX_ITEM_LIST_LENGTH"])
             rows = self.by_time(rows)
-            index, lengths = _last_rows(self.user_ids[rows], users, length)  # [n, L] positions in rows, -1 padding
-            real = index >= 0
-            for name in base.inter_feat.columns:
-                if name == base.uid_field:
-                    continue
-                values = base.inter_feat[name].to_numpy()
-                if values.dtype == object:  # token_seq / float_seq inside an interaction has no list form here
-                    continue
-                column = values[rows][np.where(real, index, 0)] * real
-                dtype = torch.int64 if np.issubdtype(values.dtype, np.integer) else torch.float32
-                inputs[name + suffix] = torch.from_numpy(column).to(dtype)
+            index, lengths = last_before(
+                self.user_ids[rows], None, users, None, length
+            )  # [n, L] positions in rows, -1 padding
+            inputs |= self.columns_of(rows, index)
             inputs[self.config["ITEM_LIST_LENGTH_FIELD"]] = torch.from_numpy(np.maximum(lengths, 1))
         return self.train.join(Interaction(inputs))
+
+    def columns_of(self, rows: np.ndarray, index: np.ndarray) -> dict[str, torch.Tensor]:
+        """``<field>_list`` of every interaction field but the user's, 0 where there is no entry.
+
+        Args:
+            rows: interactions [m] int64. index: places in ``rows``, -1 for none [n, L] int64.
+        Returns:
+            name -> [n, L] int64 or float32.
+        """
+        found, base, suffix = {}, self.base, self.config["LIST_SUFFIX"]
+        real = index >= 0
+        for name in base.inter_feat.columns:
+            if name == base.uid_field:
+                continue
+            values = base.inter_feat[name].to_numpy()
+            if values.dtype == object:  # token_seq / float_seq inside an interaction has no list form here
+                continue
+            column = values[rows][np.where(real, index, 0)] * real if len(rows) else np.zeros(index.shape)
+            dtype = torch.int64 if np.issubdtype(values.dtype, np.integer) else torch.float32
+            found[name + suffix] = torch.from_numpy(column).to(dtype)
+        return found
 
     def candidates(self, part: str, rows: np.ndarray, n: int, seed: int) -> dict[int, np.ndarray]:
         """The fixed candidates of each row's target: ``n`` uniform items and the target itself, as item ids."""
@@ -188,26 +202,6 @@ class RecData:
 
     def _tokens(self, id_field: str) -> np.ndarray:
         return self.base.field2id_token[id_field]
-
-
-def _last_rows(owners: np.ndarray, users: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of each user's last ``length`` entries in ``owners``, in their order; -1 where there are fewer.
-
-    Args:
-        owners: user of each entry, time-ordered inside a user. [m] int64.
-        users: whose entries to find. [n] int64.
-    Returns:
-        index [n, length] int64; how many are real [n] int64.
-    """
-    order = np.argsort(owners, kind="stable")
-    start = np.searchsorted(owners[order], users, side="left")
-    end = np.searchsorted(owners[order], users, side="right")
-    lengths = np.minimum(end - start, length)
-    steps = np.arange(length)[None, :]
-    position = (end - lengths)[:, None] + steps  # [n, L]
-    real = steps < lengths[:, None]
-    index = np.where(real, order[np.where(real, position, 0)] if len(order) else 0, -1)
-    return index, lengths
 
 
 def load_data(config, augment: bool) -> RecData:

@@ -11,10 +11,10 @@ from functools import cached_property
 
 import numpy as np
 from recbole.data.dataset import Dataset
-from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
-from recbole_llm.data.dataset import RecData, dataset_class
+from recbole_llm.data.dataset import dataset_class
+from recbole_llm.data.labelled import LabelledData
 from recbole_llm.data.phases import Phases, PhaseSpec, no_cold_item
 from recbole_llm.errors import ConfigError, DataError
 
@@ -41,20 +41,17 @@ class PhasedDatasetMixin:
 
 
 @dataclass
-class PhasedData(RecData):
+class PhasedData(LabelledData):
     """Data of which a model knows some rows.
 
     Attributes:
-        labelled: whether the model learns from labels; else it is given the positive rows alone.
         known: rows that it may learn from; None: the training rows. [n] int64.
     """
 
-    labelled: bool = False
     known: np.ndarray | None = None
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Whether each row of the base dataset is positive. [rows] bool."""
         return self.base.raw.ratings >= self.split.spec.label_from
 
     @property
@@ -79,26 +76,12 @@ class PhasedData(RecData):
             other.__dict__.pop(made_of_rows, None)
         return other
 
-    def learnt(self, rows: np.ndarray) -> np.ndarray:
-        """Those of the rows that the model learns from: the positive ones, or all where it learns from labels."""
-        return rows if self.labelled else rows[self.labels[rows]]
-
-    def subset(self, rows: np.ndarray) -> Dataset:
-        """RecBole dataset of what a model learns from the rows, converted."""
-        return super().subset(self.learnt(rows))
-
     def dataset(self, rows: np.ndarray) -> Dataset:
-        """The same with the aligned features, as a model's constructor takes it."""
+        """RecBole dataset of what the model learns from the rows, with the aligned features, as a model takes it."""
         dataset = self.subset(rows)
         dataset.features, dataset.proposed_edges = self.features, self.proposed_edges
         dataset.split_fingerprint = self.split.fingerprint
         return dataset
-
-    def pairs(self, rows: np.ndarray) -> Interaction:
-        """Model inputs of the rows in their order: all columns but the label, user and item columns joined. [n]."""
-        label = self.config["LABEL_FIELD"]
-        frame = self.base.inter_feat.iloc[rows].drop(columns=[label], errors="ignore")
-        return self.train.join(self.base._dataframe_to_interaction(frame))
 
 
 def phase_spec(config) -> PhaseSpec:

@@ -19,7 +19,7 @@ from recbole_llm.data.derived import load_edges
 from recbole_llm.data.feature_store import AlignedFeature, load_features
 from recbole_llm.errors import ConfigError
 from recbole_llm.evaluation.task import EvalTask
-from recbole_llm.experiment.record import PHASED_DATA, PHASED_RUN
+from recbole_llm.experiment.record import IMPRESSION_DATA, IMPRESSION_ROWS, PHASED_DATA, PHASED_RUN
 from recbole_llm.paths import dataset_atomic_dir
 from recbole_llm.registry import import_attribute, model_spec, resolve_model
 from recbole_llm.trainer.eval_data import EvalData
@@ -35,9 +35,10 @@ def build_data(config) -> RecData:
     """Dataset and split of a config, with the features that its model names (see FACET_KEYS) aligned by token."""
     spec = model_spec(config["model"])
     augment = spec is None or spec.loader is None
-    if config["phases"]:
+    if config["phases"] or config["impressions"]:
         labelled = spec is not None and spec.labelled
-        data = import_attribute(PHASED_DATA)(config, augment=augment, labelled=labelled)
+        load = import_attribute(PHASED_DATA if config["phases"] else IMPRESSION_DATA)
+        data = load(config, augment=augment, labelled=labelled)
     else:
         data = load_data(config, augment=augment)
     wanted = list(dict.fromkeys(name for key in FACET_KEYS for name in config[key] or []))
@@ -181,6 +182,16 @@ def eval_data(config, data: RecData, part: str):
         return pool
     known = split.train if part == "valid" else np.concatenate([split.train, split.valid])
     targets = split.valid if part == "valid" else split.open_test()
+    if config["impressions"]:
+        return import_attribute(IMPRESSION_ROWS)(
+            inputs=data.inputs(targets, known),
+            user_ids=data.user_ids[targets],
+            labels=data.labels[targets],
+            batch_size=config["eval_batch_size"],
+            groups=None if data.groups is None else data.groups[targets],
+            base_rate=float(data.labels[split.train].mean()),
+            final=part == "test",
+        )
     if config["evaluator"] == "recbole":
         return _recbole_eval_data(config, data, part, known, targets)
     own = {key: config[key] for key in ("n_candidates", "mask_history", "candidate_items")}

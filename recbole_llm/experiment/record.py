@@ -16,6 +16,9 @@ from recbole_llm.registry import modules_of
 # what a run with phases uses beyond every run: named, not imported, so that other runs' records do not depend on it
 PHASED_RUN = "recbole_llm.experiment.phases:measure"
 PHASED_DATA = "recbole_llm.data.phased_dataset:load_phased_data"
+# the same of a run with impressions
+IMPRESSION_DATA = "recbole_llm.data.impression_dataset:load_impression_data"
+IMPRESSION_ROWS = "recbole_llm.trainer.impression_rows:ImpressionRows"
 
 _NAME, _PACKAGE = "recbole_llm", Path(__file__).resolve().parent.parent
 # what the registry says of a model ends up in its config
@@ -129,8 +132,9 @@ def machine(device: str) -> dict[str, object]:
 
 def modules_of_run(config: Any) -> list[str]:
     """Modules that a run uses and that are imported by name, for :func:`code_hash`."""
-    phased = [path.partition(":")[0] for path in (PHASED_RUN, PHASED_DATA)] if config["phases"] else []
-    return modules_of(config["model"], bool(config["fast_graph"])) + phased
+    named = [PHASED_RUN, PHASED_DATA] if config["phases"] else []
+    named += [IMPRESSION_DATA, IMPRESSION_ROWS] if config["impressions"] else []
+    return modules_of(config["model"], bool(config["fast_graph"])) + [path.partition(":")[0] for path in named]
 
 
 @cache

@@ -138,6 +138,8 @@ def _run(config, folder: Path, say) -> RunResult:
             first = test.tasks[0]
             lists = trainer.last_results[first.name].top_items
             slices = slice_metrics(first, lists, test.item_counts, test.metrics, test.topk)
+        elif config["impressions"]:
+            _write_table(folder / PER_USER_FILE, _named(test.per_unit, data))
     clock.seconds["valid"] = sum(stage.eval_seconds for stage in training.results)
     # the stages know the epochs before a run was resumed, the clock does not; a trainer without epochs has the clock
     epochs = sum(stage.epochs * stage.seconds_per_epoch for stage in training.results)
@@ -190,6 +192,13 @@ def write_per_user(path: Path, data, results) -> None:
         prefix = "" if k == 0 else f"{name}/"
         columns |= {prefix + metric: values for metric, values in result.per_user.items()}
     _write_table(path, columns)
+
+
+def _named(columns: dict[str, np.ndarray], data) -> dict[str, np.ndarray]:
+    """Columns by user or by impression, users by token."""
+    if "user" not in columns:
+        return columns
+    return columns | {"user": data.base.field2id_token[data.base.uid_field][columns["user"]]}
 
 
 def _write_table(path: Path, columns: dict[str, np.ndarray]) -> None:

@@ -19,7 +19,7 @@ from recbole_llm.errors import CheckpointError, TrainingError
 from recbole_llm.evaluation.kernel import EvalResult, evaluate
 from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
-from recbole_llm.trainer.pooled_data import PooledData
+from recbole_llm.trainer.labelled_rows import LabelledRows
 
 
 class TrainerHooks:
@@ -157,9 +157,9 @@ class TrainerHooks:
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """Metrics of an :class:`EvalData`, keyed ``ndcg@10``, those of secondary tasks ``<task>/ndcg@10``.
 
-        Those of a :class:`PooledData` are keyed ``cold/auc``.
+        Those of :class:`LabelledRows` are what it says.
         """
-        if isinstance(eval_data, PooledData):
+        if isinstance(eval_data, LabelledRows):
             return eval_data.evaluate(self.model, self.device)
         if not isinstance(eval_data, EvalData):
             return super().evaluate(eval_data, load_best_model, model_file, show_progress)

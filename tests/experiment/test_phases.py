@@ -259,12 +259,13 @@ def test_lists_of_other_systems_are_refused(folder, tmp_path):
         )
 
 
-def test_other_runs_records_do_not_depend_on_the_phases_code():
-    settings = {"model": "EASE", "fast_graph": False, "phases": None}
-    phased = modules_of_run(settings | {"phases": PHASES})
-    assert modules_of_run(settings) == [] and len(phased) == 2
-    assert code_hash(*phased) != code_hash()
-    assert not set(phased) & set(_imported(["recbole_llm.experiment.run"]))
+@pytest.mark.parametrize("key", ["phases", "impressions"])
+def test_other_runs_records_do_not_depend_on_a_protocols_code(key):
+    settings = {"model": "EASE", "fast_graph": False, "phases": None, "impressions": None}
+    own = modules_of_run(settings | {key: {"valid_share": 0.1}})
+    assert modules_of_run(settings) == [] and len(own) == 2
+    assert code_hash(*own) != code_hash()
+    assert not set(own) & set(_imported(["recbole_llm.experiment.run"]))
 
 
 class Here(Runner):
