@@ -74,6 +74,12 @@ MODELS: dict[str, ModelSpec] = {
         default_protocol="rs-full",
         labelled=True,
     ),
+    "LLMKGNews": ModelSpec(
+        "recbole_llm.model.sequential.llmkg_news:LLMKGNews",
+        "articles by identity, text and knowledge graph, users by what they clicked; learns from what was shown",
+        loader="recbole_llm.data.impression_loader:ImpressionLoader",
+        labelled=True,
+    ),
     "SASRecAll": ModelSpec(
         "recbole_llm.model.sequential.sasrec_all:SASRecAll",
         "SASRec trained at all positions in one pass; the backbone of UR4RecMoE",

@@ -94,10 +94,14 @@ def build(
     base = _base_layers()
     found = merge([*base, *user])[0]
     folder = locate.locate_dataset(dataset, found["data_path"], found["benchmark_filename"])
-    base += _dataset_layers(dataset, folder, found)
+    of_dataset = _dataset_layers(dataset, folder, found)
+    base += of_dataset
     built_in, own = _model_layers(name)
     provisional = merge([*base, *built_in, *own, *user])[0]
-    needs: list[Layer] = [(f"needs of {name}", required_settings(model_class, dataset, provisional))]
+    required = required_settings(model_class, dataset, provisional)
+    if any("protocol" in settings for _, settings in of_dataset):  # labels ask for theirs, whatever the model
+        required.pop("protocol")
+    needs: list[Layer] = [(f"needs of {name}", required)]
     defaults = [*base, *built_in, *needs, *own]
     defaults.append(_protocol_layer(merge([*defaults, *user])[0]["protocol"]))
 

@@ -19,6 +19,7 @@ from recbole.utils import ModelType
 from recbole_llm.data.candidates import draw_candidates
 from recbole_llm.data.feature_store import AlignedFeature
 from recbole_llm.data.histories import last_before
+from recbole_llm.data.knowledge import KnowledgeGraph
 from recbole_llm.data.split import Split
 from recbole_llm.data.split_spec import SplitSpec
 from recbole_llm.errors import ConfigError, DataError
@@ -89,6 +90,7 @@ class RecData:
         features: name -> aligned feature, row i belongs to internal id i.
         proposed_edges: (user, liked, disliked) that a language model proposed, where a file of them is named.
             [n, 3] int64.
+        knowledge: the graph around the items, for models that use one.
     """
 
     config: object
@@ -96,6 +98,7 @@ class RecData:
     split: Split
     features: dict[str, AlignedFeature] = field(default_factory=dict)
     proposed_edges: np.ndarray | None = None
+    knowledge: KnowledgeGraph | None = None
 
     def __post_init__(self) -> None:
         frame = self.base.inter_feat
@@ -105,7 +108,7 @@ class RecData:
     @cached_property
     def train(self) -> Dataset:
         train = self.subset(self.split.train)
-        train.features, train.proposed_edges = self.features, self.proposed_edges
+        train.features, train.proposed_edges, train.knowledge = self.features, self.proposed_edges, self.knowledge
         train.split_fingerprint = self.split.fingerprint
         return train
 

@@ -17,6 +17,7 @@ from recbole.utils import ModelType
 from recbole_llm.data.dataset import RecData, load_data
 from recbole_llm.data.derived import load_edges
 from recbole_llm.data.feature_store import AlignedFeature, load_features
+from recbole_llm.data.knowledge import load_knowledge
 from recbole_llm.errors import ConfigError
 from recbole_llm.evaluation.task import EvalTask
 from recbole_llm.experiment.record import IMPRESSION_DATA, IMPRESSION_ROWS, PHASED_DATA, PHASED_RUN
@@ -26,7 +27,8 @@ from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.pooled_data import PooledData
 
 FACET_KEYS = (
-    "user_facets", "item_facets", "visual_facets", "item_features", "user_features", "review_features"
+    "user_facets", "item_facets", "visual_facets", "item_features", "user_features", "review_features",
+    "entity_features",
 )  # fmt: skip
 REVIEW_FIELD = "review_id"  # column of the interactions that names the review a user wrote
 
@@ -42,8 +44,15 @@ def build_data(config) -> RecData:
     else:
         data = load_data(config, augment=augment)
     wanted = list(dict.fromkeys(name for key in FACET_KEYS for name in config[key] or []))
+    if config["use_kg"]:
+        items = data.base.iid_field
+        data.knowledge = load_knowledge(config["data_path"], config["dataset"], data.base.field2id_token[items])
     if wanted:
-        data.features = control(named_features(config, data, wanted), config["placebo"], config["split_seed"], data)
+        data.features = named_features(config, data, wanted)
+    if data.knowledge is not None and config["placebo"] == "shuffle":
+        sizes = {f.id_field: len(f.matrix) for f in data.features.values()} | {items: data.n_items}
+        data.knowledge = data.knowledge.permuted(_shuffled_rows(sizes, config["split_seed"])[items])
+    data.features = control(data.features, config["placebo"], config["split_seed"], data)
     if config["edges"] and config["edges"] != "embedding":
         data.proposed_edges = load_edges(config["edges"], data)
     return data
@@ -85,6 +94,8 @@ def named_features(config, data: RecData, wanted: list[str]) -> dict[str, Aligne
         )
     id_fields = {"item": base.iid_field, "user": base.uid_field}
     tokens = {name: base.field2id_token[name] for name in id_fields.values()}
+    if data.knowledge is not None:
+        tokens["entity_id"] = np.array(["[PAD]", *data.knowledge.entities])
     if REVIEW_FIELD in base.inter_feat:
         tokens[REVIEW_FIELD] = base.field2id_token[REVIEW_FIELD]
     return load_features(
@@ -113,20 +124,26 @@ def control(features: dict[str, AlignedFeature], kind: str | None, seed: int, da
     if kind in (None, "none"):
         return features
     if kind == "shuffle":
-        rng = np.random.default_rng(seed)
-        sizes = {f.id_field: len(f.matrix) for f in features.values()}
-        rows = {field: np.concatenate([[0], 1 + rng.permutation(size - 1)]) for field, size in sizes.items()}
+        rows = _shuffled_rows({f.id_field: len(f.matrix) for f in features.values()}, seed)
         return {
             name: replace(f, matrix=f.matrix[rows[f.id_field]], present=f.present[rows[f.id_field]])
             for name, f in features.items()
         }
     if kind == "popularity":
+        if data.knowledge is not None:
+            raise ConfigError("placebo: popularity is one of features, not of a graph; set use_kg to false")
         fame = {id_field: _fame(data.counts(id_field)) for id_field in {f.id_field for f in features.values()}}
         return {
             name: replace(f, matrix=fame[f.id_field], present=np.arange(len(f.present)) > 0)
             for name, f in features.items()
         }
     raise ConfigError(f"placebo is '{kind}'; choose none, shuffle or popularity")
+
+
+def _shuffled_rows(sizes: dict[str, int], seed: int) -> dict[str, np.ndarray]:
+    """Id field -> which id's row each id gets, [PAD]'s its own. [n] int64 each."""
+    rng = np.random.default_rng(seed)
+    return {field: np.concatenate([[0], 1 + rng.permutation(size - 1)]) for field, size in sizes.items()}
 
 
 def _fame(counts: np.ndarray) -> np.ndarray:

@@ -90,8 +90,11 @@ def _run(config, folder: Path, say) -> RunResult:
         data = build_data(config)
         valid = eval_data(config, data, "valid")
         loader = train_loader(config, data)
+    if data.knowledge is not None:
+        say(data.knowledge.summary)
     for feature in data.features.values():
-        say(feature.coverage_line(data.counts(feature.id_field)))
+        counted = feature.id_field in data.base.inter_feat  # entities of a graph are in no interaction
+        say(feature.coverage_line(data.counts(feature.id_field) if counted else None))
         if feature.side == "user" and "split" not in feature.metadata:
             say(f"{feature.name}: its file does not say which split it was made from; 'recbole-llm audit' finds leaks")
     missing_images = config["use_clip"] and not config["clip_features"]
@@ -116,6 +119,8 @@ def _run(config, folder: Path, say) -> RunResult:
             old.unlink(missing_ok=True)
     with clock("train"):
         trainer = training.fit(loader, valid, resume=config["resume"], show_progress=config["show_progress"])
+    if hasattr(model, "describe"):
+        say(model.describe())
     trainer._save_checkpoint(training.results[-1].best_epoch - 1, saved_model_file=str(folder / BEST_FILE))
     if hasattr(model, "expert_usage"):
         model.expert_usage()  # drops what validations counted: the record is about the test rows and the final weights

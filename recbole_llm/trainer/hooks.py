@@ -21,12 +21,14 @@ from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.labelled_rows import LabelledRows
 
+_PLATEAU = 3  # validations in a row without a new best, after which "plateau" halves the learning rates
+
 
 class TrainerHooks:
     """Overrides of RecBole's Trainer; see the module.
 
     Attributes:
-        stage: name shown in the progress bar. lr_schedule: constant or cosine.
+        stage: name shown in the progress bar. lr_schedule: constant, cosine or plateau.
         best_file: where the best state goes (RecBole's ``saved_model_file``).
         identity: what a checkpoint must agree with: model, split fingerprint, feature hashes.
         after_epoch: called with (epoch, valid_score) once an epoch's best has been decided.
@@ -52,6 +54,9 @@ class TrainerHooks:
         """RecBole's fit; ``after_epoch`` and ``callback_fn`` are called after every validated epoch."""
 
         def after(epoch_idx: int, valid_score: float) -> None:
+            if self.lr_schedule == "plateau" and self.cur_step and self.cur_step % _PLATEAU == 0:
+                for group in self.optimizer.param_groups:
+                    group["lr"] /= 2  # kept by the optimiser's state
             if self.after_epoch:
                 self.after_epoch(epoch_idx, valid_score)
             if callback_fn:

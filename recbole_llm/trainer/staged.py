@@ -16,7 +16,7 @@ from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
 from recbole_llm.trainer.hooks import hooked
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "plateau")
 _OPTIONAL = ("epochs", "patience", "lr_schedule")
 
 
@@ -29,7 +29,8 @@ class Stage:
         groups: parameter group -> learning rate; groups that are not named are frozen.
         epochs: at most so many.
         patience: stop after more than this many validations without a new best.
-        lr_schedule: "constant", or "cosine": from the groups' rates down to 2 % of them over the stage's epochs.
+        lr_schedule: "constant", or "cosine": from the groups' rates down to 2 % of them over the stage's epochs, or
+            "plateau": halved at every third validation in a row without a new best.
     """
 
     name: str
@@ -103,7 +104,9 @@ def _schedule(config, stage: str, own: str | None) -> str:
     """The stage's own schedule, or the config's."""
     chosen = config["lr_schedule"] if own is None else own
     if chosen not in SCHEDULES:
-        raise ConfigError(f"stage {stage}: lr_schedule is {chosen!r}; choose {' or '.join(SCHEDULES)}")
+        raise ConfigError(
+            f"stage {stage}: lr_schedule is {chosen!r}; choose {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}"
+        )
     return chosen
 
 

@@ -257,7 +257,7 @@ class TestConfiguration:
             ({"name": "a", "groups": {"sasrec": 0.1}, "epochs": "many"}, "stage a: epochs must be a whole number"),
             (
                 {"name": "a", "groups": {"sasrec": 0.1}, "lr_schedule": "linear"},
-                "stage a: lr_schedule is 'linear'; choose constant or cosine",
+                "stage a: lr_schedule is 'linear'; choose constant, cosine or plateau",
             ),
             ({"name": "a", "groups": {"sasrec": 0.1}, "patience": -1}, "stage a: patience must be a whole number"),
         ],
