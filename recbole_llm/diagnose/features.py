@@ -8,8 +8,11 @@ from recbole_llm.diagnose.findings import Histogram, Part
 
 COVERAGE_ERROR, COVERAGE_WARNING = 0.10, 0.50  # of the training interactions: too few to matter; half go without
 CONSTANT = 1e-6  # standard deviation of a column over the feature's scale; float32 keeps seven digits
-CONSTANT_COLUMNS = 0.50  # share of the columns that may be constant: less is width that carries nothing, worth a note
-REPEATED = 0.50  # share of one and the same row: more is nearly a constant feature
+CONSTANT_COLUMNS = 0.50  # share of constant columns, from which most of the width carries nothing
+CONSTANT_COLUMNS_NOTE = 0.01  # MiniLM's rows have 3 such columns of 384
+REPEATED = 0.20  # share of one and the same row among rows that else are unique: a default text
+MANY_ROWS = 5  # equal rows, below which two of a handful would be a share
+UNIQUE = 0.50  # share of the other rows that have no twin; categories, such as languages, stay below it
 DUPLICATES = 0.10  # share of rows that have a twin; genres and countries have many by nature, so it is a note
 ZERO_ROWS = 0.10  # share of rows that are there but zero: an encoder that was given an empty text
 _SAMPLE = 1000  # rows whose pairwise cosines are looked at
@@ -124,17 +127,20 @@ def _judge_rows(part: Part, name: str, side: str, found: Mapping[str, float]) ->
             "look at the texts or images that it was encoded from, it tells no two of them apart",
         )  # fmt: skip
         return
-    if found["constant columns"]:
-        share = found["constant columns"] / found["width"]
+    share = found["constant columns"] / found["width"]
+    if share > CONSTANT_COLUMNS_NOTE:
         part.find(
             "constant-columns", "warning" if share > CONSTANT_COLUMNS else "note", name,
             f"{found['constant columns']} of {found['width']} columns are the same in every row",
             "drop them, or reduce the width, they only cost memory",
         )  # fmt: skip
-    if found["rows"] > 1 and found["commonest row"] > REPEATED:
+    others = 1.0 - found["commonest row"]
+    unique = 1.0 - found["rows with a twin"]
+    repeated = round(found["commonest row"] * found["rows"])
+    if repeated >= MANY_ROWS and found["commonest row"] > REPEATED and unique > UNIQUE * others:
         part.find(
             "duplicate-rows", "warning", name,
-            f"{found['commonest row']:.1%} of the rows are one and the same",
+            f"{found['commonest row']:.1%} of the rows are one and the same, most others are unique",
             f"see whether these {side}s have an empty or a default text, and leave such rows out of the file",
         )  # fmt: skip
     elif found["rows with a twin"] > DUPLICATES:

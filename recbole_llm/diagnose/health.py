@@ -120,7 +120,7 @@ def health(config, data, model, trained: bool, n_steps: int = N_STEPS) -> Health
 def _scored(config, data, model, trained: bool) -> tuple[list[Part], dict]:
     """Parts about scores and item vectors, and what the scoring used of the experts."""
     closed = is_closed_form(type(model))
-    if closed and not trained:
+    if closed and not trained and any(True for _ in model.parameters()):
         for batch in train_loader(config, data):  # RecBole's Pop counts in its epoch
             model.calculate_loss(batch.to(config["device"]))
     usage = getattr(model, "expert_usage", dict)

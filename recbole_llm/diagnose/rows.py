@@ -1,5 +1,6 @@
 """What the checks read of a dataset, and the scores of a model: training and validation rows, never test rows."""
 
+import inspect
 from collections.abc import Iterator
 
 import numpy as np
@@ -127,7 +128,7 @@ def item_vectors(model, n_items: int) -> tuple[np.ndarray | None, str]:
     """Vectors of all items by id, and where they are from; None and "" where the model has no table of them."""
     own = getattr(model, "item_vectors", None)
     candidates = {
-        "item_vectors()": own() if callable(own) else None,
+        "item_vectors()": own() if callable(own) and not inspect.signature(own).parameters else None,
         "propagated vectors": getattr(model, "restore_item_e", None),
         "item_embedding": getattr(getattr(model, "item_embedding", None), "weight", None),
     }

@@ -12,6 +12,7 @@ from recbole_llm.diagnose.steps import Steps
 DEAD_UNITS = 0.50  # share of a ReLU's units that no row switches on; some are dead at random in a narrow layer
 DEAD_UNITS_NOTE = 0.10
 RISES = 1.5  # loss of the last steps over that of the first: an optimiser that starts anew shakes a trained model less
+DIVERGES = 10.0  # over that of the very first step, where the first ones have gone up already
 DEAD_EXPERT = 0.01  # of an equal share among the experts of a modality
 N_DRAWN = 8  # components in the chart of gradient norms
 
@@ -85,9 +86,10 @@ def _loss(part: Part, steps: Steps, trained: bool) -> None:
     if n < 1 or not any(steps.largest.values()):
         return
     first, last = float(np.mean(steps.losses[:n])), float(np.mean(steps.losses[-n:]))
-    if last > first + (RISES - 1.0) * abs(first):
+    start = steps.losses[0]
+    if last > first + (RISES - 1.0) * abs(first) or last > start + (DIVERGES - 1.0) * abs(start):
         part.find(
-            "loss-rises", "warning", "loss", f"it goes from {first:.4g} to {last:.4g} in {len(steps.losses)} steps",
+            "loss-rises", "warning", "loss", f"it goes from {start:.4g} to {last:.4g} in {len(steps.losses)} steps",
             "lower the learning rate, or let it warm up",
         )  # fmt: skip
     elif not trained and last >= first:
