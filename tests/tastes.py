@@ -7,7 +7,7 @@ import numpy as np
 
 from recbole_llm.data.feature_store import save_feature
 
-N_GROUPS, PER_GROUP, N_USERS, N_STEPS = 4, 30, 160, 24
+N_GROUPS, PER_GROUP, N_USERS, N_STEPS = 4, 30, 240, 24
 TOKENS = [f"i{k}" for k in range(N_GROUPS * PER_GROUP)]
 FEATURES = ("content", "mood")
 _DIM = 8
@@ -37,7 +37,8 @@ def write_tastes(
     lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float\tminutes:float"]
     for u in range(N_USERS):
         own = np.arange(len(TOKENS)) // PER_GROUP == u % N_GROUPS
-        items = rng.choice(len(TOKENS), size=N_STEPS, replace=False, p=np.where(own, 6, 1) / np.where(own, 6, 1).sum())
+        p = np.where(own, 9.0, 1.0)
+        items = rng.choice(len(TOKENS), size=N_STEPS, replace=False, p=p / p.sum())
         for t, item in enumerate(items):
             likes = rng.random() < (0.75 if own[item] else 0.15)
             rating, noise = (rng.integers(4, 6) if likes else rng.integers(1, 4)), rng.random()

@@ -82,8 +82,8 @@ def check_features(features: Mapping[str, object], counts: Mapping[str, np.ndarr
         of_interactions = covered(feature.present, counts[feature.id_field])
         rows.append(
             {"feature": name, "side": feature.side}
-            | {key: found.get(key) for key in _COLUMNS}
             | {"coverage of ids": feature.coverage, "coverage of interactions": of_interactions}
+            | {key: found.get(key) for key in _COLUMNS}
         )
         _judge_rows(part, name, feature.side, found)
         if of_interactions < COVERAGE_WARNING:

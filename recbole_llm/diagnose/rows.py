@@ -126,9 +126,10 @@ def _some(n: int, most: int) -> np.ndarray:
 @torch.no_grad()
 def item_vectors(model, n_items: int) -> tuple[np.ndarray | None, str]:
     """Vectors of all items by id, and where they are from; None and "" where the model has no table of them."""
-    own = getattr(model, "item_vectors", None)
+    own, scoring = getattr(model, "item_vectors", None), getattr(model, "scoring_vectors", None)
     candidates = {
         "item_vectors()": own() if callable(own) and not inspect.signature(own).parameters else None,
+        "scoring vectors": scoring()[1] if callable(scoring) else None,
         "propagated vectors": getattr(model, "restore_item_e", None),
         "item_embedding": getattr(getattr(model, "item_embedding", None), "weight", None),
     }

@@ -86,7 +86,9 @@ def _constant(part: Part, scored: Scored, values: np.ndarray) -> bool:
     tolerance = CONSTANT * max(float(np.abs(values).max()), np.finfo(np.float32).tiny)
     if np.ptp(values) <= tolerance:
         part.find(
-            "constant-scores", "error", "scores", f"all {len(values)} scores are {values[0]:.4g}",
+            # a closed form over ids knows nothing of items that are cold on purpose
+            "constant-scores", "note" if scored.unpersonal else "error", "scores",
+            f"all {len(values)} scores are {values[0]:.4g}",
             "look for a branch that multiplies by zero, or a unit that is always off",
         )  # fmt: skip
         return True

@@ -83,7 +83,7 @@ def towers(tmp_path, model=None, **data_faults):
     init_seed(3, True)
     model = (model or TwoTowers)(config, data.train)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.001)
-    for _ in range(4):
+    for _ in range(2):
         for batch in train_loader(config, data):
             optimizer.zero_grad()
             model.calculate_loss(batch).backward()
