@@ -197,11 +197,11 @@ def _leaks(config, data, labels: np.ndarray | None) -> Part:
     held_out: dict[str, leaks.HeldOut] = {}
     both = np.concatenate([train, valid])
     halves = np.array_split(rng.permutation(len(both)), 2)
-    times = data.base.raw.times
+    times = None if data.base.raw.times is None else data.base.raw.times[both]
     for name, values, tokens, of_interactions in rows.columns_of(data):
         if labels is not None:
             label_aucs[name] = leaks.column_auc(values, labels, train, valid, tokens)
-        by_time = name == data.base.time_field or rows.follows_time(values, times, tokens)
+        by_time = name == data.base.time_field or rows.follows_time(values[both], times, tokens)
         if of_interactions and not by_time and not config["phases"]:  # phases hold out items, which columns describe
             is_valid = np.arange(len(both)) >= len(train)
             split_aucs[name] = leaks.column_auc(values[both], is_valid, *halves, tokens)

@@ -22,6 +22,7 @@ MIN_ROWS = 50  # of each label or part, or AUC is noise
 MIN_USERS = 60  # of the probe with held-out items
 _WIDTH = 256  # columns of a feature that the probes look at, by a random projection
 MOST_ROWS = 20_000  # of a part that columns and features are compared with labels on: seconds on one core
+_FOLDS = 4
 _USERS, _ITEMS = 2_000, 2_000  # that the probe with held-out items looks at, at most
 
 
@@ -93,14 +94,16 @@ def held_out_auc(
 ) -> HeldOut | None:
     """How well a user's feature picks the held-out items, beside how well the training history does.
 
-    Kernel ridge regression from one half of the users to their held-out items, judged on the other half, and the
-    other way round. Rivals of a user's held-out items are the other users' ones that he has not used.
+    Kernel ridge regression from users' features to items, fitted on three quarters of the users and judged on the
+    fourth, each in turn. It is asked twice: fitted to held-out items, which finds what tells these alone, and to all
+    items of a user, which finds what tells them like the others. Rivals of a user's held-out items are the other users'
+    ones that he has not used, so popularity helps neither side.
 
     Args:
         features: [n_users, F]. present: [n_users] bool.
         history, held_out: users by items, of training and of validation. [n_users, n_items].
     Returns:
-        None where there are too few users.
+        The outcome in which the feature does better; None where there are too few users.
     """
     rng = np.random.default_rng(seed)
     used = np.bincount(held_out.indices, minlength=held_out.shape[1])
@@ -111,13 +114,18 @@ def held_out_auc(
     if len(users) < MIN_USERS:
         return None
     users = rng.permutation(users)[:_USERS]
-    y = np.asarray((wanted[users] != 0).todense(), dtype=np.float64)
-    old = np.asarray((history[users][:, items] != 0).todense(), dtype=bool) & (y == 0)
+    new = np.asarray((wanted[users] != 0).todense(), dtype=bool)
+    old = np.asarray((history[users][:, items] != 0).todense(), dtype=bool) & ~new
     past = np.asarray((history[users] @ history[users].T).todense(), dtype=np.float64)
     x = narrowed(features[users], seed)
     x = x - x.mean(0)
-    by_feature, by_history = (_cross_fitted(kernel, y, old) for kernel in (_unit(x @ x.T), _unit(past)))
-    return HeldOut(len(users), by_feature, by_history)
+    kernels = _unit(x @ x.T), _unit(past)
+    found = []
+    for fitted_to in (new, new | old):
+        judged = [_cross_fitted(kernel, fitted_to, new, old) for kernel in kernels]
+        if len(judged[0]) >= MIN_USERS // 2:
+            found.append(HeldOut(len(judged[0]), *(float(aucs.mean()) for aucs in judged)))
+    return max(found, key=lambda one: one.by_feature, default=None)
 
 
 def _unit(kernel: np.ndarray) -> np.ndarray:
@@ -126,16 +134,26 @@ def _unit(kernel: np.ndarray) -> np.ndarray:
     return kernel / np.outer(lengths, lengths)
 
 
-def _cross_fitted(kernel: np.ndarray, y: np.ndarray, old: np.ndarray) -> float:
-    """Mean AUC of the held-out items over users; kernel [n, n], y [n, items], old: items not to rank."""
-    n, found = len(kernel), []
-    halves = np.arange(n) < n // 2
-    for fit, judge in ((halves, ~halves), (~halves, halves)):
-        weights = np.linalg.solve(kernel[np.ix_(fit, fit)] + 0.1 * np.eye(fit.sum()), y[fit] - y[fit].mean(0))
+def _cross_fitted(kernel: np.ndarray, fitted_to: np.ndarray, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """AUC of the held-out items, of every user with one that the fit could know of; [users] float64.
+
+    Args:
+        kernel: likeness of users, [n, n]. fitted_to: items to learn, new: held-out items, old: items not to rank;
+            [n, items] bool.
+    """
+    aucs = []
+    fold = np.arange(len(kernel)) % _FOLDS
+    for k in range(_FOLDS):
+        fit, judge = fold != k, fold == k
+        y = fitted_to[fit].astype(np.float64)
+        seen = y.any(0)  # of the others nothing can be learned, by the feature or by histories
+        weights = np.linalg.solve(kernel[np.ix_(fit, fit)] + 0.1 * np.eye(fit.sum()), y - y.mean(0))
         scores = kernel[np.ix_(judge, fit)] @ weights
-        for score, wanted, known in zip(scores, y[judge] > 0, old[judge], strict=True):
-            found.append(auc(wanted[~known], score[~known]))
-    return float(np.nanmean(found)) if np.isfinite(found).any() else 0.5
+        for score, wanted, known in zip(scores, new[judge], old[judge], strict=True):
+            ranked = seen & ~known
+            if wanted[ranked].any() and not wanted[ranked].all():
+                aucs.append(auc(wanted[ranked], score[ranked]))
+    return np.array(aucs)
 
 
 def _rarer(labels: np.ndarray) -> int:

@@ -86,11 +86,12 @@ def score_validation(config, data, model, trained: bool, unpersonal: bool) -> tu
     """
     model.eval()
     device, how = config["device"], {"trained": trained, "unpersonal": unpersonal}
+    logits = config["loss"] == "bce"  # LLMRec and EmerGLLMRec then score by logits; RecBole's models by probabilities
     if config["phases"]:
         evaluation = data.split.validation.evaluation
         pool = pooled_data(config, data, evaluation[_some(len(evaluation), _PAIRS)])
         scores = pool.scores(model, device)[:, None]
-        return _pairs(scores, pool.labels, logits=data.labelled, **how), ""
+        return _pairs(scores, pool.labels, logits=logits, **how), ""
     if config["evaluator"] == "recbole":
         label = config["LABEL_FIELD"]
         if config["eval_args"]["mode"]["valid"] != "labeled" or label not in data.base.inter_feat:
@@ -100,7 +101,7 @@ def score_validation(config, data, model, trained: bool, unpersonal: bool) -> tu
         size = int(config["eval_batch_size"])
         found = [model.predict(inputs[k : k + size].to(device)) for k in range(0, len(inputs), size)]
         scores = torch.cat([x.double().cpu().view(-1) for x in found]).numpy()[:, None]
-        return _pairs(scores, inputs[label].numpy() > 0, logits=True, **how), ""
+        return _pairs(scores, inputs[label].numpy() > 0, logits=logits, **how), ""
     valid = eval_data(config, data, "valid")
     task, score = valid.tasks[0], valid.scorer(model, device)
     rows = _some(len(task), max(2, min(_USERS, _SCORES // task.n_items)))

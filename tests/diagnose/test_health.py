@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from recbole_llm.cli import main
 from recbole_llm.config import build_config
-from recbole_llm.diagnose.health import health, health_of_model, health_of_run
+from recbole_llm.data.feature_store import AlignedFeature
+from recbole_llm.diagnose.health import _leaks, health, health_of_model, health_of_run
+from recbole_llm.diagnose.rows import interactions
 from recbole_llm.experiment import run
 from recbole_llm.experiment.data import build_data, train_loader
 
@@ -133,10 +135,11 @@ MODELS = {
     "BPR": {},
     "LightGCN": {},
 }
+SLOW = ("UR4RecMoE", "EmerGLLMRec")  # to train
 
 
 class TestHealthyRuns:
-    @pytest.mark.parametrize("model", list(MODELS))
+    @pytest.mark.parametrize("model", [pytest.param(m, marks=pytest.mark.slow) if m in SLOW else m for m in MODELS])
     def test_have_no_finding_that_counts(self, tmp_path, model):
         sequential = model == "UR4RecMoE"
         folder = (write_cycle if sequential else write_checkerboard)(tmp_path)
@@ -209,3 +212,30 @@ class TestCommand:
         assert main(["diagnose", *arguments]) == 2
         said = capsys.readouterr().err
         assert said.startswith("error:") and message in said
+
+
+class TestTextsAboutUsers:
+    """Of a model without labels: what a user's feature knows of the items held out from him."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def made(cls, tmp_path_factory):
+        folder = write_tastes(tmp_path_factory.mktemp("users"))
+        config = build_config("BPR", "tastes", (), tastes_settings(folder), ())
+        return config, build_data(config)
+
+    @pytest.mark.parametrize(
+        ("parts", "leaky"), [(["train"], False), ([], False), (["train", "valid"], True), (["valid"], True)]
+    )
+    def test_held_out_items_are_noticed(self, made, parts, leaky):
+        config, data = made
+        rows = np.concatenate([*(getattr(data.split, part) for part in parts), np.empty(0, np.int64)])
+        text = np.random.default_rng(0).normal(size=(data.n_items, 128))
+        noise = np.random.default_rng(1).normal(size=(data.base.user_num, 128))
+        profiles = (interactions(data, rows.astype(np.int64)) @ text + 0.3 * noise).astype(np.float32)
+        there = np.arange(len(profiles)) > 0
+        feature = AlignedFeature("profile", "user_id", profiles, there, {"split": "said"}, "user")
+        data.features = {"profile": feature}
+        part = _leaks(config, data, None)
+        assert any("held-out" in caption for caption in part.tables)
+        assert [(f.check, f.subject) for f in part.findings] == ([("label-leak", "profile")] if leaky else [])
