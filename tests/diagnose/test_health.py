@@ -239,3 +239,14 @@ class TestTextsAboutUsers:
         part = _leaks(config, data, None)
         assert any("held-out" in caption for caption in part.tables)
         assert [(f.check, f.subject) for f in part.findings] == ([("label-leak", "profile")] if leaky else [])
+
+
+@pytest.mark.parametrize("model", ["BPR", "RP3beta"])  # held out by time, and at random
+def test_a_column_that_says_who_is_held_out_is_noticed(tmp_path, model):
+    config = build_config(model, "tastes", (), tastes_settings(write_tastes(tmp_path)), ())
+    data = build_data(config)
+    assert _leaks(config, data, None).findings == []
+    fold = np.zeros(len(data.user_ids))
+    fold[data.split.valid] = 1.0
+    data.base.inter_feat["minutes"] = fold
+    assert [(f.check, f.subject) for f in _leaks(config, data, None).findings] == [("split-column", "minutes")]
