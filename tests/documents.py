@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from recbole_llm.cli import audit, augment, compare, convert, encode, recommend, report, reproduce
+from recbole_llm.cli import audit, augment, compare, convert, diagnose, encode, recommend, report, reproduce
 from recbole_llm.cli.dispatch import COMMANDS
 from recbole_llm.cli.train import parse
 from recbole_llm.config.checks import check_keys
@@ -22,7 +22,7 @@ SWITCHES = {"json", "help", "list", "debug", "config_files"} | {
     option.removeprefix("--").replace("-", "_")
     for parser in (
         compare._parser(False),
-        *(c._parser() for c in (report, reproduce, convert, encode, augment, recommend)),
+        *(c._parser() for c in (report, reproduce, convert, encode, augment, recommend, diagnose)),
     )
     for option in parser._option_string_actions
 }
@@ -87,6 +87,10 @@ def check_command(words: list[str]) -> None:
             recommend._parser().parse_args(rest)
         elif command == "augment":
             check_settings(augment._parser().parse_known_args(rest)[1])
+        elif command == "diagnose":
+            args, settings = diagnose._parser().parse_known_args(rest)
+            names = [f"--{key}={value}" for key in ("model", "dataset") if (value := getattr(args, key))]
+            check_settings([*names, *settings])
         elif command == "audit":
             check_settings(audit._parser().parse_known_args(rest)[1])
         elif command == "train":

@@ -28,7 +28,9 @@ ALLOWED = {
     "augment": FOUNDATIONS | {"experiment", "data", "encoding", "serving"},
     "serving": FOUNDATIONS | {"experiment", "data", "evaluation", "trainer.eval_data", "trainer.fold_in"},
     "report": FREE | {"comparison", "data.files", "evaluation.slices"},
-    "diagnose": FREE | {"experiment", "serving", "report", "data.files", "registry"},
+    # the first training steps follow the stages, and leaks are judged by the evaluation's AUC
+    "diagnose": FREE
+    | {"experiment", "serving", "report", "data.files", "registry", "trainer.staged", "evaluation.pooled"},
     # the commands build on experiments; encode and doctor look at feature files, which are data, not runs
     "cli": FOUNDATIONS
     | {"experiment", "comparison", "report", "data", "encoding", "augment", "convert", "serving", "diagnose"},

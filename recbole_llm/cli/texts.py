@@ -24,7 +24,7 @@ usage: python run_recbole_llm.py --model=NAME --dataset=NAME [--config_files="a.
   report     Markdown, LaTeX, CSV and one HTML page from records
   reproduce  a run again from its record alone
   recommend  what a trained model recommends, and its embeddings, as files
-  diagnose   what a trained model has learned, as pictures: feature graphs of items
+  diagnose   faults of a model, its features and its data, as a page; with --graphs, feature graphs of items
   convert    public datasets' own files -> atomic files
   encode     texts and images -> feature files
   augment    attributes, profiles and edges by a language model

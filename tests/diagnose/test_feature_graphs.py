@@ -127,6 +127,6 @@ class TestFiles:
         assert "<b>" not in page and "&lt;b&gt;&amp;" in page
 
     def test_bad_arguments_are_one_sentence(self, runs, capsys):
-        assert main(["diagnose", "--checkpoint", runs["graphs"], "--strongest", "0"]) == 2
-        assert main(["diagnose", "--checkpoint", "nowhere"]) == 2
+        assert main(["diagnose", "--checkpoint", runs["graphs"], "--graphs", "--strongest", "0"]) == 2
+        assert main(["diagnose", "--checkpoint", "nowhere", "--graphs"]) == 2
         assert capsys.readouterr().err.count("error:") == 2
