@@ -19,6 +19,12 @@ def ml_1m() -> None:
     _encode("ml-1m", ["plot", "description"], "--texts", str(_folder("ml-1m") / "ml-1m.item_text.jsonl"))
 
 
+def news_dkn() -> None:
+    """DKN's titles, and a row of each."""
+    _convert("news-dkn", SHARED / "data" / "news-dkn")
+    _encode("news-dkn", ["text"], "--feature", "text", "--template", "{title}")
+
+
 def _folder(dataset: str) -> Path:
     return REPOSITORY / "dataset" / dataset
 

@@ -99,7 +99,7 @@ def health(config, data, model, trained: bool, n_steps: int = N_STEPS) -> Health
     labels = rows.labels_of(data)
     parts = [
         check_labels(*((None, None) if labels is None else (labels[data.split.train], labels[data.split.valid]))),
-        check_features(data.features, {f.id_field: data.counts(f.id_field) for f in data.features.values()}),
+        check_features(data.features, {f.id_field: rows.uses(data, f) for f in data.features.values()}),
         _alignment(data, labels),
         _leaks(config, data, labels),
         *scored,
@@ -207,9 +207,9 @@ def _leaks(config, data, labels: np.ndarray | None) -> Part:
             split_aucs[name] = leaks.column_auc(values[both], is_valid, *halves, tokens)
     history, wanted = (rows.interactions(data, part) for part in (data.split.train, data.split.valid))
     for name, feature in data.features.items():
+        if feature.id_field not in data.base.inter_feat or not np.isfinite(feature.matrix).all():
+            continue  # entities of a graph are in no interaction
         ids = data.base.inter_feat[feature.id_field].to_numpy().astype(np.int64)
-        if not np.isfinite(feature.matrix).all():
-            continue
         if labels is not None:
             x = np.concatenate([feature.matrix[ids[both]], feature.present[ids[both], None]], 1)
             at = np.arange(len(train)), len(train) + np.arange(len(valid))

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,12 +21,19 @@ FOLLOWS_TIME = (
 
 def labels_of(data) -> np.ndarray | None:
     """Label of every row of the base dataset, None where there are none. [rows] bool."""
-    if data.config["phases"]:
+    if data.config["phases"] or data.config["impressions"]:
         return data.labels
     field = data.config["LABEL_FIELD"]
     if field not in data.base.inter_feat:
         return None
     return data.base.inter_feat[field].to_numpy() > 0
+
+
+def uses(data, feature) -> np.ndarray:
+    """Training interactions an id of a feature; of entities of a graph, which are in none, 1 each. [n] int64."""
+    if feature.id_field in data.base.inter_feat:
+        return data.counts(feature.id_field)
+    return (np.arange(len(feature.present)) > 0).astype(np.int64)
 
 
 def columns_of(data) -> Iterator[tuple[str, np.ndarray, bool, bool]]:
@@ -92,6 +100,11 @@ def score_validation(config, data, model, trained: bool, unpersonal: bool) -> tu
         pool = pooled_data(config, data, evaluation[_some(len(evaluation), _PAIRS)])
         scores = pool.scores(model, device)[:, None]
         return _pairs(scores, pool.labels, logits=logits, **how), ""
+    if config["impressions"]:
+        shown = eval_data(config, data, "valid")
+        taken = _some(len(shown.labels), _PAIRS)
+        shown = replace(shown, inputs=shown.inputs[torch.from_numpy(taken)], labels=shown.labels[taken])
+        return _pairs(shown.scores(model, device)[:, None], shown.labels, **how), ""
     if config["evaluator"] == "recbole":
         label = config["LABEL_FIELD"]
         if config["eval_args"]["mode"]["valid"] != "labeled" or label not in data.base.inter_feat:

@@ -144,7 +144,7 @@ def _run(config, folder: Path, say) -> RunResult:
             lists = trainer.last_results[first.name].top_items
             slices = slice_metrics(first, lists, test.item_counts, test.metrics, test.topk)
         elif config["impressions"]:
-            _write_table(folder / PER_USER_FILE, _named(test.per_unit, data))
+            _write_table(folder / PER_USER_FILE, _by_unit(test.per_unit, data))
     clock.seconds["valid"] = sum(stage.eval_seconds for stage in training.results)
     # the stages know the epochs before a run was resumed, the clock does not; a trainer without epochs has the clock
     epochs = sum(stage.epochs * stage.seconds_per_epoch for stage in training.results)
@@ -199,10 +199,11 @@ def write_per_user(path: Path, data, results) -> None:
     _write_table(path, columns)
 
 
-def _named(columns: dict[str, np.ndarray], data) -> dict[str, np.ndarray]:
-    """Columns by user or by impression, users by token."""
-    if "user" not in columns:
-        return columns
+def _by_unit(columns: dict[str, np.ndarray], data) -> dict[str, np.ndarray]:
+    """Metrics of impressions, or of users, by token; the column is ``user`` in both, one observation a row."""
+    if "impression" in columns:
+        tokens = np.unique(data.shown.impressions)[columns["impression"]]
+        return {"user": tokens} | {name: values for name, values in columns.items() if name != "impression"}
     return columns | {"user": data.base.field2id_token[data.base.uid_field][columns["user"]]}
 
 

@@ -13,10 +13,12 @@ def facts(table: Table, records: Sequence[Record], test: str, n_users: int | Non
     """(heading, sentence) pairs beneath a table; all distinct values are named where the runs differ."""
     results = [record.result for record in records if record.status == OK]
     several = len(table.splits) > 1
-    pooled = any(r.config.get("phases") for r in results)
-    found = [("Numbers", _numbers(n_users, several, pooled)), ("Selection", _selection(results, several))]
+    by_impression = any(r.config.get("impressions") and "auc" in r.test for r in results)
+    pooled = any(r.config.get("phases") or r.config.get("impressions") for r in results) and not by_impression
+    unit = "impression" if by_impression else "user"
+    found = [("Numbers", _numbers(n_users, several, pooled, unit)), ("Selection", _selection(results, several))]
     if any(row.tests for row in table.rows):
-        found.append(("Tests", _tests(test, several)))
+        found.append(("Tests", _tests(test, several, unit)))
     found.append(("Costs", _costs()))
     if not results:
         return tuple(found)
@@ -31,10 +33,12 @@ def facts(table: Table, records: Sequence[Record], test: str, n_users: int | Non
     return tuple(found)
 
 
-def _numbers(n_users: int | None, several: bool, pooled: bool) -> str:
-    users = f"the {n_users:,} test users" if n_users else "the test rows"
+def _numbers(n_users: int | None, several: bool, pooled: bool, unit: str) -> str:
+    users = f"the {n_users:,} test {unit}s" if n_users else "the test rows"
     if several:
-        users = "the test users of its split" + (f" ({n_users:,} users in all)" if n_users else "")
+        users = f"the test {unit}s of its split" + (f" ({n_users:,} {unit}s in all)" if n_users else "")
+    if unit == "impression":
+        users += " with clicked rows and others; pooled metrics are over all rows together"
     of_a_run = f"the mean over {users}"
     if pooled:
         of_a_run = (
@@ -62,11 +66,12 @@ def _selection(results, several: bool) -> str:
     )
 
 
-def _tests(test: str, several: bool) -> str:
+def _tests(test: str, several: bool, unit: str) -> str:
     return (
-        "A user is one observation: the seeds of a user are averaged first, then the reference and the row are "
-        f"compared user by user by {listed(TEST_NAMES.values())}. Holm and Benjamini-Hochberg adjust the "
-        f"{TEST_NAMES[test]} for the number of tests in the table, rows times metrics. The p over seeds asks whether "
+        f"{'An' if unit[0] in 'aeiou' else 'A'} {unit} is one observation: the seeds of one are averaged first, then "
+        f"the reference and the row are compared {unit} by {unit} by {listed(TEST_NAMES.values())}. Holm and "
+        f"Benjamini-Hochberg adjust the {TEST_NAMES[test]} for the number of tests in the table, rows times metrics. "
+        "The p over seeds asks whether "
         f"the randomness of {'splits and training' if several else 'training'} alone could have made the difference; "
         "it is not adjusted."
     )

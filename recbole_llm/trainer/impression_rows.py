@@ -20,7 +20,8 @@ class ImpressionRows(LabelledRows):
         groups: impression of each row, -1 where it is unknown; None where all are. [n] int64.
         base_rate: share of clicks among the training rows.
         final: whether intervals are made too, which takes a while: for the test, once.
-        per_unit: after an evaluation, the metrics by impression, or by user where there are none.
+        per_unit: after an evaluation, the metrics by impression, or where there are none the AUC of each user's own
+            rows as ``pooled/auc``.
     """
 
     groups: np.ndarray | None
@@ -39,7 +40,7 @@ class ImpressionRows(LabelledRows):
             raise DataError(f"{n_bad} of {len(scores)} scores are not finite; lower the learning rate")
         metrics: dict[str, float] = {}
         users, by_user = auc_by_user(self.user_ids, self.labels, scores)
-        self.per_unit = {"user": users, "auc": by_user}
+        self.per_unit = {"user": users, "pooled/auc": by_user}
         if self.groups is not None:
             metrics, self.per_unit = impression_metrics(self.groups, self.labels, scores)
         metrics["pooled/auc"] = auc(self.labels, scores)

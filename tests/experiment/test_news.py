@@ -1,6 +1,7 @@
 """Runs under the protocols of news: what models see, what is measured, what is refused."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from recbole_llm import run
@@ -17,8 +18,6 @@ COLUMNS = ["user_id", "item_id", "label", "timestamp", "impression_id"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A user clicks on articles of the own colour; four articles are shown together with one of these."""
-    import pandas as pd
-
     rng, rows = np.random.default_rng(3), []
     for k in range(N_IMPRESSIONS):
         user = int(rng.integers(N_USERS))
@@ -63,13 +62,19 @@ def test_models_that_can_learn_who_likes_what_do(folder, tmp_path, model):
     assert result.test["pooled/auc_low"] < result.test["pooled/auc"] < result.test["pooled/auc_high"]
     of_probabilities = {"pooled/accuracy", "pooled/majority_accuracy", "pooled/log_loss", "pooled/base_rate_log_loss"}
     assert (set(result.test) >= of_probabilities) == (model == "DeepFM")
-    assert result.test_reads == 1 and (tmp_path / result.run_folder.rpartition("/")[2] / "per_user.parquet").is_file()
+    table = pd.read_parquet(tmp_path / result.run_folder.rpartition("/")[2] / "per_user.parquet")
+    assert result.test_reads == 1 and set(table["user"]) <= {
+        f"i{k}" for k in range(N_IMPRESSIONS * 9 // 10, N_IMPRESSIONS)
+    }
+    assert table["auc"].mean() == pytest.approx(result.test["auc"])  # an impression is an observation
 
 
 def test_without_impressions_there_is_one_pool(folder, tmp_path):
     result = run("Pop", "pooled", settings(folder, tmp_path, "pooled", epochs=1))
     # no held-out article was ever clicked in training
     assert result.valid["pooled/auc"] == result.test["pooled/auc"] == 0.5 and "auc" not in result.test
+    table = pd.read_parquet(tmp_path / result.run_folder.rpartition("/")[2] / "per_user.parquet")
+    assert set(table) == {"user", "pooled/auc"} and set(table["user"]) <= {f"u{k}" for k in range(N_USERS)}
 
 
 def test_a_choice_does_not_open_the_test(folder, tmp_path, monkeypatch):
@@ -129,3 +134,19 @@ def test_a_history_is_what_was_clicked_before_the_row(folder, tmp_path):
 def test_what_cannot_be_run_is_said(folder, tmp_path, model, dataset, changes, error, message):
     with pytest.raises(error, match=message):
         build_data(build_config(model, dataset, (), settings(folder, tmp_path, dataset, **changes), ()))
+
+
+def test_the_doctor_reads_validation_rows_alone(folder, tmp_path, monkeypatch):
+    from recbole_llm.data.impressions import Impressions
+    from recbole_llm.diagnose.health import health_of_model
+
+    def refuse(self):
+        raise AssertionError("the test was opened")
+
+    monkeypatch.setattr(Impressions, "open_test", refuse)
+    changes = {"train_neg_sample_args": None, "embedding_size": 8}
+    found = health_of_model(build_config("DeepFM", "shown", (), settings(folder, tmp_path, **changes), ()), n_steps=3)
+    facts = {part.key: part.facts for part in found.parts}
+    assert facts["scores"]["rows"] == N_IMPRESSIONS // 10 * N_SHOWN - N_SHOWN * 2  # the latest tenth of nine tenths
+    assert 0.3 < facts["scores"]["positive share"] < 0.6
+    assert not [finding for finding in found.findings if finding.severity == "error"]
