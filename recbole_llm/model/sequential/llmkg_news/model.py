@@ -7,12 +7,13 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_llm.data.impression_loader import NEGATIVES
 from recbole_llm.errors import ConfigError
 from recbole_llm.model.content import feature_of, joined_features
 from recbole_llm.model.sequential.llmkg_news.fusion import Branch, ClickAttention, Fusion
 from recbole_llm.model.sequential.llmkg_news.graph import EntityGraph
 from recbole_llm.model.sequential.llmkg_news.losses import agreement, check_loss, listwise, pointwise
+
+_NEGATIVES = "negatives"  # field of the articles not clicked, as the loader calls it
 
 
 class LLMKGNews(SequentialRecommender):
@@ -191,7 +192,7 @@ class LLMKGNews(SequentialRecommender):
     def calculate_loss(self, interaction) -> tuple[Tensor, ...]:
         """Loss of the clicks; agreement of text and graph and loss of the category, where they have a weight. []."""
         users, items, history = interaction[self.USER_ID], interaction[self.ITEM_ID], interaction[self.ITEM_SEQ]
-        others = interaction[NEGATIVES] if self.loss == "listwise" else items[:, None][:, :0]
+        others = interaction[_NEGATIVES] if self.loss == "listwise" else items[:, None][:, :0]
         ids, place = torch.cat([items[:, None], others, history], 1).unique(return_inverse=True)
         parts = self.parts(ids)
         r = self.fused(ids, parts)
