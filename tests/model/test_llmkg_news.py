@@ -128,6 +128,14 @@ def test_sampled_without_loss_the_graph_is_the_whole_one(kind, n_layers):
     torch.testing.assert_close(sampled(ids), whole(ids))
 
 
+def test_scores_do_not_hang_on_who_is_drawn():
+    indptr, indices, _ = neighbours_of_a_random_graph(30, 300)
+    model, ids = EntityGraph(indptr, indices, 12, None, None, "sage", 2, 4, 4, 0.0, 1, 0), torch.arange(1, 12)
+    with torch.no_grad():
+        assert not torch.equal(model(ids), model(ids))  # sampled in training
+        assert torch.equal(model.eval()(ids), model.items()[ids])
+
+
 def test_sage_by_a_loop():
     indptr, indices, lists = neighbours_of_a_random_graph()
     model = EntityGraph(indptr, indices, 12, None, None, "sage", 2, 6, 4, 0.0, 3, 1000)

@@ -1,8 +1,8 @@
 """Convolution over the articles' knowledge graph, trained with the model.
 
-The whole graph is convolved where it is small. In a larger one the wanted articles' neighbours are sampled hop by hop
-from a CSR of our own (Hamilton et al. 2017, GraphSAGE, https://arxiv.org/abs/1706.02216), because the samplers of
-torch_geometric need compiled helpers.
+The whole graph is convolved where it is small, and always to score. To train on a larger one the wanted articles'
+neighbours are sampled hop by hop from a CSR of our own (Hamilton et al. 2017, GraphSAGE,
+https://arxiv.org/abs/1706.02216), because the samplers of torch_geometric need compiled helpers.
 
 Shapes: V nodes, the N items first; h their size.
 """
@@ -59,7 +59,7 @@ class EntityGraph(nn.Module):
         for name, table in (("indptr", indptr), ("indices", indices), ("text", text), ("given", entities)):
             self.register_buffer(name, table, persistent=False)
         targets = torch.repeat_interleave(torch.arange(n_nodes), indptr.diff())
-        self.register_buffer("edges", torch.stack([indices, targets]) if self.whole else None, persistent=False)
+        self.register_buffer("edges", torch.stack([indices, targets]), persistent=False)
         self.item_start = nn.Parameter(torch.zeros(size)) if text is None else nn.Linear(text.shape[1], size)
         self.entity_start = nn.Embedding(n_nodes - n_items, size)
         nn.init.normal_(self.entity_start.weight, std=0.1)
@@ -85,11 +85,15 @@ class EntityGraph(nn.Module):
         return found
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Convolved vectors of items. ids [n] int64 -> [n, width]."""
-        if self.whole:
-            return self._convolved(self.start(None), self.edges)[ids]
+        """Convolved vectors of items, in training of sampled neighbours. ids [n] int64 -> [n, width]."""
+        if self.whole or not self.training:  # a score must not hang on who was drawn
+            return self.items()[ids]
         nodes, edges = self.sampled(ids)
         return self._convolved(self.start(nodes), edges)[: len(ids)]
+
+    def items(self) -> Tensor:
+        """Vectors of all items over the whole graph. [N, width]."""
+        return self._convolved(self.start(None), self.edges)[: self.n_items]
 
     def _convolved(self, x: Tensor, edges: Tensor) -> Tensor:
         for k, layer in enumerate(self.layers):

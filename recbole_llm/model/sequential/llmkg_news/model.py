@@ -148,8 +148,14 @@ class LLMKGNews(SequentialRecommender):
 
     # ------------------------------------------------------------------ vectors
 
-    def parts(self, ids: Tensor) -> Tensor:
-        """Vectors of each branch. ids [n] int64, distinct -> [n, m, d], zero where an article lacks the branch."""
+    def parts(self, ids: Tensor, convolved: Tensor | None = None) -> Tensor:
+        """Vectors of each branch, zero where an article lacks it.
+
+        Args:
+            ids: distinct articles [n] int64. convolved: all items' vectors of the graph, where they are made already.
+        Returns:
+            [n, m, d].
+        """
         x = {}
         if "id" in self.branches:
             x["id"] = self.item_embedding(ids)
@@ -158,7 +164,7 @@ class LLMKGNews(SequentialRecommender):
             if self.missing_text is not None:
                 x["text"] = torch.where(self.text_present[ids][:, None], x["text"], self.missing_text)
         if self.graph is not None:
-            x["graph"] = self.graph(ids)
+            x["graph"] = self.graph(ids) if convolved is None else convolved[ids]
         present = self.present[ids]
         return torch.stack([self.branches[n](x[n], present[:, k]) for k, n in enumerate(self.names)], 1)
 
@@ -230,7 +236,8 @@ class LLMKGNews(SequentialRecommender):
         """r of all items, made once in eval mode and kept until a weight can have changed. [N, d]."""
         if self._kept is None:
             pieces = torch.arange(self.n_items, device=self.present.device).split(self.score_batch_size)
-            kept = torch.cat([self.fused(ids, self.parts(ids)) for ids in pieces])
+            convolved = None if self.graph is None or self.training else self.graph.items()
+            kept = torch.cat([self.fused(ids, self.parts(ids, convolved)) for ids in pieces])
             if self.training:
                 return kept
             self._kept = kept
