@@ -23,7 +23,7 @@ __all__ = ["AlignedFeature", "FeatureTable", "load_features", "open_feature", "s
 
 PAD = "[PAD]"  # RecBole's token of id 0
 MISSING_POLICIES = ("error", "zero", "mean", "learned")
-SIDES = ("item", "user", "interaction")
+SIDES = {"item": "items", "user": "users", "interaction": "interactions", "entity": "entities"}  # and their plurals
 _SUFFIX = ".safetensors"
 _SPEC_KEYS = ("file", "side", "missing", "id_field")
 _BLOCK_ROWS = 4096  # rows converted at a time: bounds the memory beside the aligned matrix
@@ -39,7 +39,7 @@ class AlignedFeature:
         matrix: row i belongs to id i; row 0 ([PAD]) is zero. [n, F] float32.
         present: whether the file holds a row for the id; False for [PAD]. [n] bool.
         metadata: where it comes from: file, missing policy and what the file itself says (encoder, revision, ...).
-        side: ``item``, ``user`` or ``interaction``.
+        side: ``item``, ``user``, ``interaction`` or ``entity``, of a knowledge graph.
     """
 
     name: str
@@ -80,7 +80,7 @@ class AlignedFeature:
             interaction_counts: interactions per id; without it the last part is left out. [n] int.
         """
         present, total = int(self.present.sum()), len(self.present) - 1
-        line = f"{self.name}: {present}/{total} {self.side}s, {100 * self.coverage:.1f} %"
+        line = f"{self.name}: {present}/{total} {SIDES[self.side]}, {100 * self.coverage:.1f} %"
         if interaction_counts is None:
             return line
         counts = np.asarray(interaction_counts)
@@ -157,18 +157,18 @@ class FeatureTable:
 
     def _check_coverage(self, tokens: Sequence[str], present: np.ndarray, missing: str, side: str) -> None:
         absent = np.flatnonzero(~present[1:]) + 1
-        total = len(tokens) - 1
+        total = f"{len(tokens) - 1} {SIDES[side]}"
         if not len(absent):
             return
         example = str(tokens[absent[0]])
         if missing == "error":
             raise MissingFeatureError(
-                f"{len(absent)} of {total} {side}s have no row in {self.path} (e.g. '{example}'); encode them, or set "
+                f"{len(absent)} of {total} have no row in {self.path} (e.g. '{example}'); encode them, or set "
                 f"missing: zero, mean or learned for the feature '{self.name}'"
             )
-        if len(absent) == total:
+        if len(absent) == len(tokens) - 1:
             raise FeatureError(
-                f"none of the {total} {side}s has a row in {self.path} (the dataset has e.g. '{example}', the file "
+                f"none of the {total} has a row in {self.path} (the dataset has e.g. '{example}', the file "
                 f"'{self.tokens[0]}'); name a file of this dataset"
             )
 
@@ -216,14 +216,14 @@ def load_features(
 
     Args:
         specs: feature name -> its settings, or None to leave the feature out. All settings are optional: ``file`` (a
-            name in one of the folders, or a path), ``side`` (item, user or interaction), ``missing`` (error, zero, mean
-            or learned) and ``id_field`` (the file's, where the dataset calls it otherwise).
+            name in one of the folders, or a path), ``side`` (item, user, interaction or entity), ``missing`` (error,
+            zero, mean or learned) and ``id_field`` (the file's, where the dataset calls it otherwise).
         dataset_dirs: folders to look in, first hit wins. Without ``file`` each is searched for
             ``<dataset>.<feature>.safetensors``, then ``<dataset>.<feature>``.
         dataset_name: name of the dataset.
         tokens_by_field: the dataset's tokens by id for each id field, the first of them ``[PAD]``.
         cache_dir: folder for conversions of text files.
-        id_fields: side -> the dataset's id field; ``item_id``, ``user_id`` and ``review_id`` where left out.
+        id_fields: side -> the dataset's id field; by default ``item_id``, ``user_id``, ``review_id``, ``entity_id``.
         split: fingerprint and protocol of the split that the rows will be used under.
     Returns:
         feature name -> aligned feature, in the order of ``specs``.
@@ -233,7 +233,9 @@ def load_features(
         MissingFeatureError: tokens have no row under ``missing: error``.
         SplitMismatchError: the rows were made from the training rows of another split.
     """
-    fields = {"item": "item_id", "user": "user_id", "interaction": "review_id"} | dict(id_fields or {})
+    fields = {"item": "item_id", "user": "user_id", "interaction": "review_id", "entity": "entity_id"} | dict(
+        id_fields or {}
+    )
     specs = {name: spec for name, spec in specs.items() if spec is not None}
     for name, spec in specs.items():  # a misspelt key must not wait for gigabytes
         _check_spec(name, spec)
@@ -262,7 +264,7 @@ def _check_spec(name: str, spec: Mapping[str, str]) -> None:
             near = difflib.get_close_matches(str(key), _SPEC_KEYS, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(_SPEC_KEYS)}"
             raise ConfigError(f"feature '{name}' has no setting '{key}'; {hint}")
-    for key, allowed in (("side", SIDES), ("missing", MISSING_POLICIES)):
+    for key, allowed in (("side", tuple(SIDES)), ("missing", MISSING_POLICIES)):
         if spec.get(key, allowed[0]) not in allowed:
             raise ConfigError(f"feature '{name}': {key} is '{spec[key]}'; choose from {', '.join(allowed)}")
 

@@ -85,12 +85,12 @@ def check_features(features: Mapping[str, object], counts: Mapping[str, np.ndarr
             | {"coverage of ids": feature.coverage, "coverage of interactions": of_interactions}
             | {key: found.get(key) for key in _COLUMNS}
         )
-        _judge_rows(part, name, feature.side, found)
+        _judge_rows(part, name, found)
         if of_interactions < COVERAGE_WARNING:
             part.find(
                 "low-coverage", "error" if of_interactions < COVERAGE_ERROR else "warning", name,
                 f"{of_interactions:.1%} of the training interactions have a row ({feature.coverage:.1%} of the "
-                f"{feature.side}s)",
+                "ids)",
                 "encode what is missing, or take the feature out: a gain over a model without it can hardly come from "
                 "it",
             )  # fmt: skip
@@ -109,7 +109,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _judge_rows(part: Part, name: str, side: str, found: Mapping[str, float]) -> None:
+def _judge_rows(part: Part, name: str, found: Mapping[str, float]) -> None:
     """Findings from the statistics of one feature; what a constant feature is besides goes without saying."""
     if not found["rows"]:
         return
@@ -141,7 +141,7 @@ def _judge_rows(part: Part, name: str, side: str, found: Mapping[str, float]) ->
         part.find(
             "duplicate-rows", "warning", name,
             f"{found['commonest row']:.1%} of the rows are one and the same, most others are unique",
-            f"see whether these {side}s have an empty or a default text, and leave such rows out of the file",
+            "see whether they come from an empty or a default text, and leave such rows out of the file",
         )  # fmt: skip
     elif found["rows with a twin"] > DUPLICATES:
         part.find(

@@ -11,6 +11,7 @@ from recbole.data.interaction import Interaction
 from synthetic import BOARD_TOKENS, checkerboard_settings
 
 from recbole_llm.config import build_config
+from recbole_llm.data.feature_store import save_feature
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.experiment.data import build_data, eval_data, train_loader
 from recbole_llm.model.sequential.llmkg_news.fusion import FUSIONS, ClickAttention, Fusion
@@ -219,6 +220,31 @@ def test_a_missing_text_is_a_learned_vector(folder, tmp_path):
     assert not torch.allclose(before[:2, place], after[:2, place])
     assert torch.equal(before[2, place], after[2, place])
     assert build(folder)[2].missing_text is None
+
+
+def test_given_vectors_of_entities_go_by_token(folder, tmp_path):
+    TestLLMKGNews.write(tmp_path)
+    rows = np.array([[3.0, 4.0], [0.0, 2.0]], dtype=np.float32)
+    path = tmp_path / "checkerboard" / "checkerboard.entity.safetensors"
+    save_feature(path, ["odd", "even"], rows, "entity_id", {"encoder": "test"})
+    features = SMALL["features"] | {"entity": {"side": "entity", "missing": "zero"}}
+    _, data, model = build(tmp_path, features=features, entity_features=["entity"])
+    given = dict(zip(data.knowledge.entities, model.graph.given.tolist(), strict=True))
+    assert given.pop("odd") == pytest.approx([0.6, 0.8]) and given.pop("even") == pytest.approx([0.0, 1.0])
+    assert not np.any(list(given.values()))
+
+
+def test_the_category_is_learnt(tmp_path):
+    TestLLMKGNews.write(tmp_path)
+    home = tmp_path / "checkerboard"
+    lines = [f"{t}\t{'even' if int(t[1:]) % 2 == 0 else 'odd'}" for t in BOARD_TOKENS]
+    (home / "checkerboard.item").write_text("item_id:token\tcategory:token\n" + "\n".join(lines) + "\n")
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "category"]}
+    config, data, model = build(tmp_path, category_weight=0.5, load_col=columns)
+    first = model.calculate_loss(next(iter(train_loader(config, data))))
+    assert len(first) == 2
+    TestLLMKGNews.fit(config, data, model, 40)
+    assert model.calculate_loss(next(iter(train_loader(config, data))))[1] < 0.3 * first[1]
 
 
 def test_rows_without_a_required_feature_are_not_learnt(tmp_path):

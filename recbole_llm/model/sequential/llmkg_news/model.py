@@ -103,7 +103,7 @@ class LLMKGNews(SequentialRecommender):
             self.bias = nn.Parameter(torch.tensor(self._log_odds(inter)))
         else:  # it would cancel out
             self.register_buffer("bias", torch.zeros(()), persistent=False)
-        self.categories = None
+        self.category_head = None
         if self.category_weight:
             self._add_categories(config["category_field"], dataset, width)
 
@@ -215,7 +215,7 @@ class LLMKGNews(SequentialRecommender):
             both = shown[self.present[ids[shown]][:, [self.names.index(n) for n in ("text", "graph")]].all(1)]
             views = (parts[both, self.names.index(name)] for name in ("text", "graph"))
             losses.append(self.contrastive_weight * agreement(*views, self.contrastive_temperature))
-        if self.categories is not None:
+        if self.category_head is not None:
             wanted = self.categories[ids[shown]]
             logits = self.category_head(r[shown])
             losses.append(self.category_weight * F.cross_entropy(logits, wanted, ignore_index=0))
