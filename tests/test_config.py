@@ -397,3 +397,17 @@ class TestRecord:
 
         config = build(data_path)
         assert resolved(pickle.loads(pickle.dumps(config))) == resolved(config)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "way_out"),
+    [
+        ("news-dkn", r"make it with: recbole-llm convert news-dkn --source FOLDER \("),
+        ("anime", r"make it with: recbole-llm convert anime --source anime.zip \("),
+        ("ml-1m", r"make it with: recbole-llm convert ml-1m --source FOLDER \("),
+        ("elsewhere", "set data_path to the folder"),
+    ],
+)
+def test_a_public_dataset_that_is_not_there_says_how_it_is_made(tmp_path, dataset, way_out):
+    with pytest.raises(DataError, match=way_out):
+        build_config("BPR", dataset, config_dict={"data_path": str(tmp_path)})

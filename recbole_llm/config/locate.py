@@ -1,12 +1,13 @@
 """Where a dataset's atomic files lie, and whether the columns to load exist. Nothing is ever downloaded."""
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import DataError
-from recbole_llm.paths import dataset_atomic_dir
+from recbole_llm.paths import dataset_atomic_dir, properties_dir
 from recbole_llm.registry import did_you_mean
 
 PACKAGED = "ml-100k"  # RecBole carries its interactions and insists on reading them from there
@@ -52,11 +53,20 @@ def locate_dataset(dataset: str, data_path: str | Path, benchmark_filename: list
     folder = next((place for place in places if place.is_dir()), None)
     if folder is not None and folder == places[0]:
         raise DataError(f"dataset '{dataset}': no file {' or '.join(parts)} in {folder.resolve()}; put it there")
-    hint = did_you_mean(dataset, there)
+    hint = _how_to_make(dataset) or did_you_mean(dataset, there)
     raise DataError(
         f"dataset '{dataset}' not found: looked for {parts[0]} in {' and '.join(str(p.resolve()) for p in places)}"
         f"{hint or '; set data_path to the folder of dataset folders'} (datasets here: {', '.join(there)})"
     )
+
+
+def _how_to_make(dataset: str) -> str:
+    """The command that makes a public dataset, which the first line of its settings says; else nothing."""
+    file = properties_dir() / "dataset" / f"{dataset}.yaml"
+    if not file.is_file():
+        return ""
+    command = re.search(r"recbole-llm convert \S+ --source \S+[^,.\s]", file.read_text(encoding="utf-8"))
+    return f"; make it with: {command[0]}" if command else ""
 
 
 def columns(file: Path, separator: str) -> list[str]:

@@ -24,15 +24,19 @@ def colour(k: int) -> str:
     return f"#0a00{k % N_COLOURS:02x}"
 
 
-def require() -> None:
-    """Raises: MissingDependencyError without the packages that the HTML page is made with."""
+def require(otherwise: str = "") -> None:
+    """Raises: MissingDependencyError without the packages that the HTML page is made with.
+
+    Args:
+        otherwise: end of the message, a way out without them where a command has one.
+    """
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"the HTML page needs the package '{error.name}', which is not installed; run: pip install "
-            "'recbole-llm[report]', or choose other --formats"
+            f"'recbole-llm[report]'{otherwise}"
         ) from None
 
 

@@ -83,4 +83,4 @@ def _check(formats: Sequence[str]) -> None:
         if name not in FORMATS:
             raise ConfigError(f"--formats: '{name}' is not known; choose from: {', '.join(FORMATS)}")
     if "html" in formats:
-        svg.require()
+        svg.require(", or choose other --formats")
