@@ -101,14 +101,14 @@ def _main(argv: Sequence[str], ablation: bool) -> int:
     records = imported + records
 
     from recbole_llm.report import markdown
-    from recbole_llm.report.write import available_formats, make_report, write_files
+    from recbole_llm.report.write import NO_PAGE, available_formats, make_report, write_files
 
     formats = available_formats()
     report = make_report([out])
     written = write_files(report, out, formats)
     say(f"report: {', '.join(os.path.relpath(path) for path in written)}")
     if "html" not in formats:
-        say("no index.html: it needs jinja2 and matplotlib; run: pip install 'recbole-llm[report]'")
+        say(NO_PAGE)
     failed = [record for record in records if record.status == FAILED]
     if args.json:
         rows = [

@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--note", default="", metavar="FILE|TEXT", help="remark above the tables: a text file, or the text itself"
     )
-    parser.add_argument("--formats", default=FORMATS, help=f"comma-separated; default: {FORMATS}")
+    parser.add_argument(
+        "--formats", help=f"comma-separated; default: {FORMATS}, the page where its packages are installed"
+    )
     return parser
 
 
@@ -71,8 +73,9 @@ def main(argv: Sequence[str]) -> int:
         RecBoleLLMError: a folder without runs, an unknown row, metric or format, or a missing package.
     """
     args = _parser().parse_args(list(argv))
-    from recbole_llm.report.write import write_report
+    from recbole_llm.report.write import NO_PAGE, available_formats, write_report
 
+    formats = available_formats() if args.formats is None else _names(args.formats)
     paths = write_report(
         args.runs,
         args.out,
@@ -82,8 +85,10 @@ def main(argv: Sequence[str]) -> int:
         test=args.test,
         title=args.title,
         note=_note(args.note),
-        formats=_names(args.formats),
+        formats=formats,
     )
     for path in paths:
         print(f"wrote {path}")
+    if args.formats is None and "html" not in formats:
+        print(NO_PAGE)
     return 0

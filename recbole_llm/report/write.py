@@ -18,6 +18,9 @@ FORMATS = {
 }
 
 
+NO_PAGE = "no index.html: it needs jinja2 and matplotlib; run: pip install 'recbole-llm[report]'"
+
+
 def available_formats() -> tuple[str, ...]:
     """All formats, "html" only where its packages are installed."""
     try:

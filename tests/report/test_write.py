@@ -59,6 +59,16 @@ def test_command(comparison, tmp_path, capsys):
     assert "| Pop † |" in text and "Wilcoxon signed-rank test over users" in text and "ndcg" not in text
 
 
+def test_without_the_packages_of_the_page_the_command_writes_the_rest(comparison, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    out = tmp_path / "out"
+    assert command.main([str(comparison), "-o", str(out)]) == 0
+    assert capsys.readouterr().out.endswith("run: pip install 'recbole-llm[report]'\n")
+    assert sorted(path.name for path in out.iterdir()) == ["results.csv", "results.md", "results.tex"]
+    with pytest.raises(MissingDependencyError, match="or choose other --formats"):  # what was asked for by name
+        command.main([str(comparison), "-o", str(out), "--formats", "html"])
+
+
 def test_a_note_may_be_the_text_itself(tmp_path):
     assert command._note("A remark") == "A remark" and command._note("x" * 5000) == "x" * 5000
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\xff")
