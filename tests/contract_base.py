@@ -9,7 +9,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
 from recbole_llm.config import build_config
-from recbole_llm.experiment.data import build_data, eval_data, train_loader
+from recbole_llm.experiment.data import build_data, build_model, eval_data, train_loader
 from recbole_llm.registry import resolve_model
 
 
@@ -62,7 +62,7 @@ class ModelContract:
         loader, losses = train_loader(config, data), []
         model.train()
         while True:
-            for batch in loader:
+            for batch in (batch.to(config["device"]) for batch in loader):
                 if len(losses) == steps:
                     return losses
                 optimizer.zero_grad()
@@ -147,6 +147,21 @@ class ModelContract:
             reached |= {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
             optimizer.step()
         assert {n for n, p in model.named_parameters() if p.requires_grad} - reached == set()
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    def test_learns_on_a_gpu_and_scores_there_as_on_the_cpu(self, folder):
+        config, data, _ = self.build(folder, use_gpu=True, gpu_id="0")
+        gpu, on_gpu = config["device"], build_model(config, data)
+        assert gpu.type == "cuda"
+        losses = self.fit_if_trained(config, data, on_gpu, self.steps)
+        if self.trained:
+            assert np.mean(losses[-10:]) < self.loss_falls_to * np.mean(losses[:5])
+        config, data, on_cpu = self.build(folder)
+        on_cpu.load_state_dict({name: value.cpu() for name, value in on_gpu.state_dict().items()})
+        inputs = self.inputs(config, data)
+        with torch.no_grad():
+            there = on_gpu.eval().full_sort_predict(inputs.to(gpu)).view(len(inputs), -1).cpu()
+        torch.testing.assert_close(there, self.scores(config, data, on_cpu), rtol=1e-3, atol=1e-3)
 
     def test_two_optimizer_steps_equal_hand_applied_ones(self, folder):
         if not self.trained:

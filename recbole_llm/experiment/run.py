@@ -232,8 +232,8 @@ def load(folder: str | Path):
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; name a folder below run_dir")
     settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    state = checkpoint.load(folder / BEST_FILE)
     config = restore_config(settings)
+    state = checkpoint.load(folder / BEST_FILE, config["device"])
     config["checkpoint_dir"] = str(folder)
     data = build_data(config)
     model = build_model(config, data)

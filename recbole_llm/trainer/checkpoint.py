@@ -55,9 +55,9 @@ def from_plain(value: Any) -> Any:
     if kind == "tuple":
         return tuple(from_plain(v) for v in value["items"])
     if kind == "sparse":
-        parts = tuple(value[k].numpy() for k in ("data", "indices", "indptr"))
+        parts = tuple(value[k].cpu().numpy() for k in ("data", "indices", "indptr"))
         return sp.csr_matrix(parts, shape=tuple(value["shape"])).asformat(value["format"])
-    array = value["data"].numpy()
+    array = value["data"].cpu().numpy()
     return array.view(np.matrix) if kind == "matrix" else array
 
 

@@ -232,7 +232,7 @@ class TrainerHooks:
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.set_rng_state(state["rng"])
         if state["loader"] is not None:
-            loader.generator.set_state(state["loader"])
+            loader.generator.set_state(state["loader"].cpu())
 
     def load_model(self, path: Path) -> None:
         """Load the weights of a checkpoint of this model, split and feature table."""

@@ -57,6 +57,7 @@ def test_without_mkl_and_gpu_the_same_in_coo(monkeypatch):
     x = torch.randn(U + N, 4)
     csr = csr_tensor(matrix)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     coo = csr_tensor(matrix)
     assert (csr.layout, coo.layout) == (torch.sparse_csr, torch.sparse_coo)
     assert csr.crow_indices().dtype == csr.col_indices().dtype == torch.int32
