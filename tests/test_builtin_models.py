@@ -256,3 +256,13 @@ def test_beyond_accuracy_metrics_against_naive_loops(data_path):
     assert result[f"giniindex@{k}"] == pytest.approx(gini / len(flat) / n_items)
     assert result[f"tailpercentage@{k}"] == pytest.approx(sum(item in rarest for item in flat) / len(flat))
     trainer.tensorboard.close()
+
+
+@pytest.mark.parametrize("name", ["CFKG", "KGCN", "CKE", "RippleNet"])
+def test_models_with_a_knowledge_graph_run_under_our_protocols(name, data_path, tmp_path):
+    from recbole_llm import run
+
+    columns = {"load_col": GRAPH | {"ent": ["ent_id"]}, "run_dir": str(tmp_path / "runs"), "state": "WARNING"}
+    changes = SMALL | columns | {"data_path": str(data_path), "protocol": "rs-full", "epochs": 2}
+    result = run(name, "tiny", changes)
+    assert result.test_reads == 1 and 0 < result.test["ndcg@10"] < 1

@@ -182,7 +182,9 @@ def train_loader(config, data: RecData, over: Dataset | None = None):
     loader = get_dataloader(config, "train")
     if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
         kg_sampler = KGSampler(train, negatives["distribution"], negatives["alpha"])
-        return loader(config, over, sampler, kg_sampler, shuffle=True)
+        of_graph = loader(config, over, sampler, kg_sampler, shuffle=True)
+        of_graph.dataset = over  # RecBole's collector asks for it, and this loader, unlike its others, has none
+        return of_graph
     return loader(config, over, sampler, shuffle=config["shuffle"])
 
 
