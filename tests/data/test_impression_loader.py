@@ -134,6 +134,13 @@ def test_clicks_alone_come_with_random_articles_as_rows():
     assert all(((r["user_id"], r["item_id"]) in clicked) == bool(r["label"]) for r in rows)
 
 
+def test_a_catalogue_too_large_for_a_table_of_clicks_gives_the_same(monkeypatch):
+    tabled = rows_of(loader(shown(labels=False)))
+    monkeypatch.setattr("recbole_llm.data.impression_loader._DENSE", 0)
+    made = loader(shown(labels=False))
+    assert made.has_clicked is None and rows_of(made) == tabled
+
+
 def test_balanced_rows():
     assert 0.4 < np.mean([row["label"] for row in rows_of(loader(loss="bce", balanced_sampling=True))]) < 0.6
     assert np.mean([row["label"] for row in rows_of(loader(loss="bce"))]) < 0.35

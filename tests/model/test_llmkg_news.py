@@ -154,7 +154,8 @@ def test_no_more_neighbours_than_the_fanout_are_read():
     indptr, indices, lists = neighbours_of_a_random_graph(30, 300)
     model = EntityGraph(indptr, indices, 12, None, None, "sage", 1, 4, 4, 0.0, 3, 0)
     ids = torch.arange(1, 12)
-    nodes, (sources, targets) = model.sampled(ids)
+    nodes, [(n_wanted, (sources, targets))] = model.sampled(ids)
+    assert n_wanted == len(ids)
     assert nodes[: len(ids)].tolist() == ids.tolist() and len(nodes.unique()) == len(nodes)
     assert torch.bincount(targets, minlength=11)[:11].tolist() == [min(3, len(lists[v])) for v in ids]
     assert all(nodes[s] in lists[nodes[t]] for s, t in zip(sources, targets, strict=True))
@@ -174,11 +175,13 @@ def test_branches_that_are_absent_weigh_nothing(kind):
 
 
 def test_clicks_by_a_loop():
-    attention, clicks = ClickAttention(4, 3), torch.randn(2, 5, 4)
+    attention, articles = ClickAttention(4, 3), torch.randn(6, 4)
+    clicks = torch.tensor([[4, 1, 0, 0, 0], [0] * 5])
     real = torch.tensor([[True, True, False, False, False], [False] * 5])
-    found = attention(clicks, real)
-    scores = torch.stack([attention.outer(torch.tanh(attention.inner(clicks[0, t])))[0] for t in range(2)]).softmax(0)
-    torch.testing.assert_close(found[0], scores[0] * clicks[0, 0] + scores[1] * clicks[0, 1])
+    found = attention(articles, clicks, real)
+    a, b = articles[4], articles[1]
+    weights = torch.stack([attention.outer(torch.tanh(attention.inner(x)))[0] for x in (a, b)]).softmax(0)
+    torch.testing.assert_close(found[0], weights[0] * a + weights[1] * b)
     assert not found[1].any()
 
 

@@ -1,9 +1,10 @@
 r"""One vector an article from those of its branches, and one a user from his clicks.
 
-Shapes: B articles, m branches, d their size, L length of a history.
+Shapes: B articles or users, n articles, m branches, d their size, L length of a history.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_llm.errors import ConfigError
@@ -73,6 +74,8 @@ class Fusion(nn.Module):
 class ClickAttention(nn.Module):
     r"""A history as one vector: :math:`\sum_t \mathrm{softmax}_t(w^\top \tanh(W r_t)) r_t` over the real clicks.
 
+    An article's :math:`w^\top \tanh(W r)` is made once, however often it was clicked.
+
     Args:
         width: d. hidden: rows of W.
     """
@@ -81,8 +84,8 @@ class ClickAttention(nn.Module):
         super().__init__()
         self.inner, self.outer = nn.Linear(width, hidden), nn.Linear(hidden, 1, bias=False)
 
-    def forward(self, clicks: Tensor, real: Tensor) -> Tensor:
-        """clicks [B, L, d], real [B, L] bool -> [B, d]; zero for who has no click."""
-        scores = self.outer(torch.tanh(self.inner(clicks)))[..., 0]
-        weights = scores.masked_fill(~real, -1e9).softmax(-1) * real
-        return (weights[:, None] @ clicks)[:, 0]
+    def forward(self, articles: Tensor, clicks: Tensor, real: Tensor) -> Tensor:
+        """articles [n, d], clicks [B, L] int64 among them, real [B, L] bool -> [B, d]; zero for who has no click."""
+        scores = self.outer(torch.tanh(self.inner(articles)))[:, 0]
+        weights = scores[clicks].masked_fill(~real, -1e9).softmax(-1) * real
+        return F.embedding_bag(clicks, articles, per_sample_weights=weights, mode="sum")

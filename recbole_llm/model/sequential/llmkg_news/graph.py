@@ -60,6 +60,7 @@ class EntityGraph(nn.Module):
             self.register_buffer(name, table, persistent=False)
         targets = torch.repeat_interleave(torch.arange(n_nodes), indptr.diff())
         self.register_buffer("edges", torch.stack([indices, targets]), persistent=False)
+        self.n_item_edges = int(indptr[n_items])  # those into items come first, as their targets do
         self.item_start = nn.Parameter(torch.zeros(size)) if text is None else nn.Linear(text.shape[1], size)
         self.entity_start = nn.Embedding(n_nodes - n_items, size)
         nn.init.normal_(self.entity_start.weight, std=0.1)
@@ -88,27 +89,37 @@ class EntityGraph(nn.Module):
         """Convolved vectors of items, in training of sampled neighbours. ids [n] int64 -> [n, width]."""
         if self.whole or not self.training:  # a score must not hang on who was drawn
             return self.items()[ids]
-        nodes, edges = self.sampled(ids)
-        return self._convolved(self.start(nodes), edges)[: len(ids)]
+        nodes, hops = self.sampled(ids)
+        return self._convolved(self.start(nodes), hops)
 
     def items(self) -> Tensor:
         """Vectors of all items over the whole graph. [N, width]."""
-        return self._convolved(self.start(None), self.edges)[: self.n_items]
+        everywhere = len(self.indptr) - 1, self.edges
+        hops = [(self.n_items, self.edges[:, : self.n_item_edges])] + [everywhere] * (len(self.layers) - 1)
+        return self._convolved(self.start(None), hops)
 
-    def _convolved(self, x: Tensor, edges: Tensor) -> Tensor:
-        for k, layer in enumerate(self.layers):
-            x = layer(x if k == 0 else self.dropout(torch.relu(x)), edges)
+    def _convolved(self, x: Tensor, hops: list[tuple[int, Tensor]]) -> Tensor:
+        """Layers from the outside in: the last one makes the vectors of the wanted nodes alone.
+
+        Args:
+            x: of the nodes before the first layer. hops: for each layer, the last one first: how many nodes, from the
+                first on, need a vector, and the edges into them.
+        """
+        for k, (layer, (n_targets, edges)) in enumerate(zip(self.layers, reversed(hops), strict=True)):
+            x = x if k == 0 else self.dropout(torch.relu(x))
+            x = layer((x, x[:n_targets]), edges)
         return x
 
-    def sampled(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def sampled(self, ids: Tensor) -> tuple[Tensor, list[tuple[int, Tensor]]]:
         """The subgraph that items reach in as many hops as there are layers, ``fanout`` neighbours a node at most.
 
         Args:
             ids: distinct items [n] int64.
         Returns:
-            nodes [k] int64, the items first; edges (source, target) as places among them [2, e] int64.
+            nodes [k] int64, the items first, then hop by hop; for each number of hops less than the layers, how many
+            nodes are not farther away than that, and the edges (source, target) into these as places [2, e] int64.
         """
-        nodes, frontier, sources, targets = ids, ids, [], []
+        nodes, frontier, sources, targets, within = ids, ids, [], [], []
         for _ in self.layers:
             degree = self.indptr[frontier + 1] - self.indptr[frontier]
             draws = torch.rand(len(frontier), self.fanout, device=ids.device)
@@ -118,14 +129,16 @@ class EntityGraph(nn.Module):
             offset = torch.where(few, every, (draws * degree[:, None]).long())
             taken = offset < degree[:, None]
             found = self.indices[(self.indptr[frontier][:, None] + offset)[taken]]
+            within.append(len(nodes))
             sources.append(found)
             targets.append(frontier.repeat_interleave(self.fanout).view(-1, self.fanout)[taken])
             new = found.unique()
             frontier = new[~torch.isin(new, nodes)]
             nodes = torch.cat([nodes, frontier])
         order = torch.argsort(nodes)
-        place = order[torch.searchsorted(nodes[order], torch.cat([*sources, *targets]))]
-        return nodes, place.view(2, -1)
+        place = order[torch.searchsorted(nodes[order], torch.cat([*sources, *targets]))].view(2, -1)
+        n_edges = torch.tensor([len(found) for found in sources]).cumsum(0).tolist()
+        return nodes, [(n, place[:, :e]) for n, e in zip(within, n_edges, strict=True)]
 
 
 def _convolution(kind: str, size: int, width: int) -> nn.Module:

@@ -172,18 +172,22 @@ class LLMKGNews(SequentialRecommender):
         """Articles of the branches' vectors; [PAD] is zero. [n], [n, m, d] -> [n, d]."""
         return self.fusion(parts, self.present[ids]) * (ids > 0)[:, None]
 
-    def user_vectors(self, users: Tensor, clicks: Tensor, history: Tensor) -> Tensor:
-        """Users by identity and clicks. users [B] int64, r of the clicks [B, L, d], their ids [B, L] -> [B, d]."""
-        pooled = self.clicks(clicks, history > 0)
+    def user_vectors(self, users: Tensor, articles: Tensor, clicks: Tensor, real: Tensor) -> Tensor:
+        """Users by identity and clicks. users [B] int64; articles, clicks, real as in ClickAttention -> [B, d]."""
+        pooled = self.clicks(articles, clicks, real)
         if self.user_embedding is None:
             return pooled
         known = self.known_users[users][:, None]
         return pooled + torch.relu(self.user_map(self.user_embedding(users))) * known
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Logits. users [..., d], items [..., d] -> [...]."""
+        """Logits of pairs. users [B, d], items [B, d] -> [B]."""
         cosine = (F.normalize(users, dim=-1) * F.normalize(items, dim=-1)).sum(-1)
         return self.log_scale.exp() * cosine + self.bias
+
+    def score_all(self, users: Tensor, items: Tensor) -> Tensor:
+        """Logits of everybody with everything. users [B, d], items [n, d] -> [B, n]."""
+        return self.log_scale.exp() * F.normalize(users, dim=-1) @ F.normalize(items, dim=-1).T + self.bias
 
     def describe(self) -> str:
         """One line on what the scores' scale and bias have become."""
@@ -203,13 +207,13 @@ class LLMKGNews(SequentialRecommender):
         parts = self.parts(ids)
         r = self.fused(ids, parts)
         at_item, at_others, at_history = place.split([1, others.shape[1], history.shape[1]], 1)
-        user = self.user_vectors(users, r[at_history], history)
-        clicked = self.score(user, r[at_item[:, 0]])
-        if self.loss == "listwise":
-            losses = [listwise(clicked, self.score(user[:, None], r[at_others]), self.n_negatives)]
+        user = self.user_vectors(users, r, at_history, history > 0)
+        if self.loss == "listwise":  # an article is shown in many rows: one product instead of a vector a row and place
+            scores = self.score_all(user, r)
+            losses = [listwise(scores.gather(1, at_item)[:, 0], scores.gather(1, at_others), self.n_negatives)]
         else:
-            labels = interaction[self.label_field]
-            losses = [pointwise(clicked, labels, self.loss, self.pos_weight, self.gamma)]
+            scores, labels = self.score(user, r[at_item[:, 0]]), interaction[self.label_field]
+            losses = [pointwise(scores, labels, self.loss, self.pos_weight, self.gamma)]
         shown = torch.cat([at_item, at_others], 1).unique()
         if self.contrastive_weight and {"text", "graph"} <= set(self.names):
             both = shown[self.present[ids[shown]][:, [self.names.index(n) for n in ("text", "graph")]].all(1)]
@@ -246,7 +250,7 @@ class LLMKGNews(SequentialRecommender):
     def forward(self, interaction) -> Tensor:
         """Vectors of users with their histories. [B, d]."""
         history = interaction[self.ITEM_SEQ]
-        return self.user_vectors(interaction[self.USER_ID], self.item_vectors()[history], history)
+        return self.user_vectors(interaction[self.USER_ID], self.item_vectors(), history, history > 0)
 
     def predict(self, interaction) -> Tensor:
         """Probability of a click, or under ``listwise`` the score, of (user, history, item). [B] float32."""
@@ -255,6 +259,5 @@ class LLMKGNews(SequentialRecommender):
 
     def full_sort_predict(self, interaction) -> Tensor:
         """The same for all items. [B, N] float32."""
-        users, items = F.normalize(self(interaction), dim=-1), F.normalize(self.item_vectors(), dim=-1)
-        scores = self.log_scale.exp() * users @ items.T + self.bias
+        scores = self.score_all(self(interaction), self.item_vectors())
         return scores.sigmoid() if self.predicts_probabilities else scores
