@@ -25,6 +25,9 @@ ALLOWED = {
     "trainer": FREE | {"model.losses", "evaluation"},
     "experiment": FOUNDATIONS | {"data", "model", "evaluation", "trainer"},
     "comparison": FOUNDATIONS | {"experiment", "trainer", "evaluation", "data.files"},
+    # a trial is a run without its test: data, stages and hooks are the experiment's; what it is worth, comparison tells
+    "tuning": FOUNDATIONS
+    | {"experiment", "comparison", "trainer", "report", "data.files", "data.dataset", "data.phases"},
     "augment": FOUNDATIONS | {"experiment", "data", "encoding", "serving"},
     "serving": FOUNDATIONS | {"experiment", "data", "evaluation", "trainer.eval_data", "trainer.fold_in"},
     "report": FREE | {"comparison", "data.files", "evaluation.slices"},
@@ -33,7 +36,10 @@ ALLOWED = {
     | {"experiment", "serving", "report", "data.files", "registry", "trainer.staged", "evaluation.pooled"},
     # the commands build on experiments; encode and doctor look at feature files, which are data, not runs
     "cli": FOUNDATIONS
-    | {"experiment", "comparison", "report", "data", "encoding", "augment", "convert", "serving", "diagnose"},
+    | {
+        *("experiment", "comparison", "report", "data", "encoding", "augment", "convert", "serving", "diagnose"),
+        "tuning",
+    },
     "": {"experiment", "serving"},  # the package itself gives out run, load and recommend
 }
 ENCODER_LIBRARIES = {"sentence_transformers", "transformers"}
@@ -147,6 +153,7 @@ def test_only_compat_patches(module):
         ("cli.train", "import sentence_transformers"),
         ("data.text", "from transformers import AutoModel"),
         ("cli.train", "from recbole_llm.trainer.staged import StagedTrainer"),
+        ("comparison.plan", "from recbole_llm.tuning.space import Domain"),
     ],
 )
 def test_a_planted_back_edge_is_caught(module, planted):

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "recbole_llm.cli.train:main",
     "compare": "recbole_llm.cli.compare:main",
     "ablate": "recbole_llm.cli.compare:main_ablate",
+    "tune": "recbole_llm.cli.tune:main",
     "report": "recbole_llm.cli.report:main",
     "reproduce": "recbole_llm.cli.reproduce:main",
     "doctor": "recbole_llm.cli.doctor:main",

@@ -21,6 +21,7 @@ usage: python run_recbole_llm.py --model=NAME --dataset=NAME [--config_files="a.
 
   compare    many models under one protocol: one table, paired tests, resumable
   ablate     one thing at a time switched off or exchanged in a model
+  tune       the best settings of a model by validation, then tested once; on a laptop or a cluster
   report     Markdown, LaTeX, CSV and one HTML page from records
   reproduce  a run again from its record alone
   recommend  what a trained model recommends, and its embeddings, as files

@@ -34,6 +34,8 @@ class Row:
         grid: setting -> values to choose from by validation, all combinations; chosen once, with the first seed, or
             once a split.
         seeds: how many; None: the plan's, or one for a closed-form model.
+        search: of a row whose settings an earlier search has chosen, what records say of it: trials, failed, epochs,
+            seconds, chosen (settings) and space (setting -> text). No key of a file.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, list] = field(default_factory=dict)
     seeds: int | None = None
+    search: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Job:
 
     Attributes:
         choice_seed: seed of the run that chooses from the row's grid. chosen: what it chose, where that is known.
+        search: see :class:`Row`.
     """
 
     label: str
@@ -60,6 +64,7 @@ class Job:
     settings: Mapping[str, Any]
     grid: Mapping[str, list]
     chosen: Mapping[str, Any] | None = None
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -155,7 +160,9 @@ class Plan:
                     own, choice_seed = settings, self.first_seed
                     if self.split_per_seed:  # another split's validation rows may be test rows of this one
                         own, choice_seed = settings | {"split_seed": seed}, seed
-                    yield Job(row.label, row.model, self.dataset, protocol, seed, choice_seed, own, grid)
+                    yield Job(
+                        row.label, row.model, self.dataset, protocol, seed, choice_seed, own, grid, search=row.search
+                    )
 
 
 # field of a Plan -> its type, and how to say so
@@ -262,7 +269,7 @@ def _row(entry: object) -> Row:
         return Row(entry, entry)
     if not isinstance(entry, Mapping) or not isinstance(entry.get("model"), str):
         raise ConfigError(f"a row is a model's name, or has the key model; this one has not: {entry!r}")
-    _check_keys(entry, [f.name for f in fields(Row)], f"row {entry.get('label', entry['model'])}")
+    _check_keys(entry, [f.name for f in fields(Row) if f.name != "search"], f"row {entry.get('label', entry['model'])}")
     for key in ("settings", "grid"):
         if not isinstance(entry.get(key) or {}, Mapping):
             raise ConfigError(f"row {entry.get('label', entry['model'])}: {key} must map settings to values")

@@ -50,7 +50,7 @@ def blank_record(job: Job, out: Path) -> Record:
         protocol=job.protocol,
         seed=job.seed,
         status=FAILED,
-        grid=json.loads(json.dumps(job.grid)),
+        grid=json.loads(json.dumps(job.search.get("space", job.grid))),
         config_hash=config_hash(config),
         code_hash=code_hash(*modules_of_run(config)),
         data_hash=data_hash(config),
@@ -128,10 +128,10 @@ def _run(job: Job, out: Path, record: Record) -> Record:
     return replace(
         record,
         status=OK,
-        chosen=choice.point,
-        tried=len(grid_points(job.grid)),
-        failed_points=choice.failed,
-        grid_seconds=choice.seconds,
+        chosen={**job.search.get("chosen", {}), **choice.point},
+        tried=job.search.get("trials", len(grid_points(job.grid))),
+        failed_points=job.search.get("failed", choice.failed),
+        grid_seconds=job.search.get("seconds", choice.seconds),
         result=result,
     )
 
