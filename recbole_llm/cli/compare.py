@@ -47,9 +47,13 @@ def _parser(ablation: bool) -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", type=Path, help=f"folder of records and report (default runs/{name}/<name>)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared out (default 1)")
     parser.add_argument("--ray", action="store_true", help="run on the Ray cluster that RAY_ADDRESS names")
-    parser.add_argument("--cpus", type=int, help="with --ray: cores a run (default: the cluster's shared out)")
-    parser.add_argument("--gpus", type=float, default=0.0, help="with --ray: GPUs a run, parts as well (default 0)")
+    parser.add_argument("--cpus", type=int, help="with --ray or --tuned: cores a run (default: all shared out)")
+    parser.add_argument(
+        "--gpus", type=float, default=0.0, help="with --ray or --tuned: GPUs a run, parts as well (default 0)"
+    )
     parser.add_argument("--memory-gib", type=float, help="memory a run may take; more ends it, with its reason")
+    if not ablation:
+        parser.add_argument("--tuned", type=int, metavar="N", help="search every row's settings with N trials first")
     parser.add_argument("--no-estimate", action="store_true", help="start at once")
     parser.add_argument("--dry-run", action="store_true", help="only say what would run, and how long it takes")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
@@ -84,6 +88,8 @@ def _main(argv: Sequence[str], ablation: bool) -> int:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
+    if getattr(args, "tuned", None) is not None:
+        plan = _tuned(args, plan, out, say)
     if not args.no_estimate or args.dry_run:
         seconds, bound = estimate(plan, out, args.jobs, say)
         most = f"in all {'at most ' if bound else ''}about {seconds / 60:.0f} min with {args.jobs} at a time"
@@ -120,6 +126,20 @@ def _main(argv: Sequence[str], ablation: bool) -> int:
     else:
         print(markdown.results(report))
     return 1 if failed else 0
+
+
+def _tuned(args: argparse.Namespace, plan: Plan, out: Path, say) -> Plan:
+    """The plan after a search of every row; the searches have the cores and GPUs of runs."""
+    if args.tuned < 1:
+        raise ConfigError(f"--tuned must be at least 1, not {args.tuned}")
+    if args.dry_run:
+        raise ConfigError("--dry-run cannot tell how long searches take; try 'recbole-llm tune --dry-run' with a row")
+    from recbole_llm.tuning.budget import tuned
+    from recbole_llm.tuning.search import Resources, require
+
+    require()
+    cpus = float(args.cpus or max(1, (os.cpu_count() or 1) // args.jobs))
+    return tuned(plan, args.tuned, out, Resources(cpus, args.gpus, os.environ.get("RAY_ADDRESS")), say)
 
 
 def _plan(args: argparse.Namespace, rest: list[str], ablation: bool) -> Plan:

@@ -30,7 +30,7 @@ class Record:
         status: "ok" or "failed"; reason: one sentence on a failure.
         chosen: the grid point that validation chose; tried: how many there were (0: no grid); failed_points: how many
             of them gave no result.
-        grid: what it was chosen from. grid_seconds: what the choice cost.
+        grid: what it was chosen from: setting -> values, or their range as text after a search. grid_seconds: what the choice cost.
         config_hash, code_hash, data_hash: of the settings before the choice, of the code and of the files that the run
             depends on; the record is valid while they are the current ones.
         result: the run's own record; None after a failure.
@@ -52,6 +52,11 @@ class Record:
     code_hash: str = ""
     data_hash: str = ""
     result: RunResult | None = None
+
+    @property
+    def searched(self) -> bool:
+        """Whether a search of so many trials chose, from a space told in words, and not all points of a grid."""
+        return any(isinstance(values, str) for values in self.grid.values())
 
     @property
     def key(self) -> tuple[str, str, str, int]:

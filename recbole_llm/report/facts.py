@@ -16,7 +16,10 @@ def facts(table: Table, records: Sequence[Record], test: str, n_users: int | Non
     by_impression = any(r.config.get("impressions") and "auc" in r.test for r in results)
     pooled = any(r.config.get("phases") or r.config.get("impressions") for r in results) and not by_impression
     unit = "impression" if by_impression else "user"
-    found = [("Numbers", _numbers(n_users, several, pooled, unit)), ("Selection", _selection(results, several))]
+    found = [
+        ("Numbers", _numbers(n_users, several, pooled, unit)),
+        ("Selection", _selection(results, records, several)),
+    ]
     if any(row.tests for row in table.rows):
         found.append(("Tests", _tests(test, several, unit)))
     found.append(("Costs", _costs()))
@@ -52,13 +55,19 @@ def _numbers(n_users: int | None, several: bool, pooled: bool, unit: str) -> str
     )
 
 
-def _selection(results, several: bool) -> str:
+def _selection(results, records: Sequence[Record], several: bool) -> str:
     reads = sorted({r.test_reads for r in results})
     read = (
         "in every run the test rows were read once, after everything was chosen"
         if reads in ([], [1])
         else f"the test rows were read {listed(map(str, reads))} times, depending on the run"
     )
+    if budgets := sorted({r.tried for r in records if r.searched}):
+        return (
+            f"Epochs, stages and settings were chosen by validation; {read}. A row with a number of tried points was "
+            f"chosen by a search of that many trials, which hold no test row (budget: {listed(map(str, budgets))}); the "
+            "others run one configuration, that of their YAML."
+        )
     return (
         f"Epochs, stages and grid points were chosen by validation; {read}. Where a number of tried points is given, "
         f"the row was chosen from that grid in this comparison{', for each split anew' if several else ''}; the others "

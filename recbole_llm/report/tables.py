@@ -169,5 +169,6 @@ def choices(table: Table, records: Sequence[Record]) -> list[Grid]:
         Column("from", text=True),
         Column("choice s"),
     )
-    caption = "Grid points that validation chose; the test rows played no part"
+    what = "Settings" if any(r.searched for r in records) else "Grid points"
+    caption = f"{what} that validation chose; the test rows played no part"
     return [Grid("choices", caption, columns, tuple(rows))]

@@ -106,8 +106,8 @@ def _parallel(space: Mapping[str, Domain], scored: Sequence[Trial], metric: str)
     ax.set_xlim(-0.03, 1.03)
     ax.set_axis_off()
     caption = (
-        f"A line a trial through its settings, each from its lowest to its highest (logarithmic where the space is), to "
-        f"its validation {metric}; the best quarter strong."
+        "A line a trial through its settings, each from its lowest to its highest (logarithmic where the space is), "
+        f"to its validation {metric}; the best quarter strong."
     )
     return caption, figure
 

@@ -1,4 +1,4 @@
-"""The report of a search: leaderboard, what settings matter, figures; then the tested runs of the best configuration."""
+"""The report of a search: leaderboard, what settings matter, figures, and the tested runs of the best configuration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,8 +98,8 @@ def _leaderboard(sweep: Sweep, trials: Sequence[Trial], metric: str) -> Grid:
     names = (f"valid {metric}", "ended", "epochs", "seconds", *keys)
     columns = (Column("trial", text=True), *(Column(name) for name in names))
     notes = (
-        f"By validation {metric}, the only thing that trials can see. Trials are numbered by their start; 'stopped': by "
-        "the scheduler, or because the time was over.",
+        f"By validation {metric}, the only thing that trials can see. Trials are numbered by their start; 'stopped': "
+        "by the scheduler, or because the time was over.",
     )
     return Grid("results", "Leaderboard", columns, tuple(rows), notes)
 

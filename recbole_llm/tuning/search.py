@@ -50,7 +50,7 @@ class Resources:
 
     Attributes:
         cpus: cores a trial. gpus: GPUs a trial, parts as well.
-        address: of a Ray cluster to join, "auto" for the one that runs here; None: Ray on this machine, for this search.
+        address: of a Ray cluster to join, "auto" for the one that runs here; None: Ray on this machine, for this alone.
     """
 
     cpus: float = 1.0

@@ -146,7 +146,7 @@ def make_sweep(file: Path | None, space_file: Path | None, over: Mapping[str, An
     content = read_file(file) if file else {}
     given = {key: value for key, value in over.items() if value is not None}
     model = given.get("model") or content.get("model")
-    if space_file is None and "space" not in content:
+    if space_file is None and "space" not in {**content, **given}:
         if not model:
             raise ConfigError("no model given: name a sweep file, or a model as in --model AGLRec --dataset ml-100k")
         check_model_name(model)
