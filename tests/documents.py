@@ -4,12 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
-from recbole_llm.cli import audit, augment, compare, convert, diagnose, encode, recommend, report, reproduce
+from recbole_llm.cli import audit, augment, compare, convert, diagnose, encode, recommend, report, reproduce, tune
 from recbole_llm.cli.dispatch import COMMANDS
 from recbole_llm.cli.train import parse
 from recbole_llm.config.checks import check_keys
-from recbole_llm.config.sources import user_layers
+from recbole_llm.config.sources import parse_command_line, user_layers
 from recbole_llm.registry import MODELS, check_model_name
+from recbole_llm.tuning.sweep import find, make_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 # docs/results.md is what `recbole-llm report` writes; its form is tested with the reports
@@ -22,7 +23,7 @@ SWITCHES = {"json", "help", "list", "debug", "config_files"} | {
     option.removeprefix("--").replace("-", "_")
     for parser in (
         compare._parser(False),
-        *(c._parser() for c in (report, reproduce, convert, encode, augment, recommend, diagnose)),
+        *(c._parser() for c in (report, reproduce, convert, encode, augment, recommend, diagnose, tune)),
     )
     for option in parser._option_string_actions
 }
@@ -76,6 +77,11 @@ def check_command(words: list[str]) -> None:
             encode._parser().parse_args(rest)
         elif command == "convert":
             convert._parser().parse_args(rest)
+        elif command == "tune":
+            args, settings = tune._parser().parse_known_args(rest)
+            names = ("model", "dataset", "trials", "time", "search", "scheduler", "seeds")
+            make_sweep(args.file and find(args.file), args.space and find(args.space),
+                       {key: getattr(args, key) for key in names}, parse_command_line(settings))  # fmt: skip
         elif command in ("compare", "ablate"):
             _, settings = compare._parser(command == "ablate").parse_known_args(rest)
             check_settings(settings)

@@ -30,7 +30,8 @@ class Record:
         status: "ok" or "failed"; reason: one sentence on a failure.
         chosen: the grid point that validation chose; tried: how many there were (0: no grid); failed_points: how many
             of them gave no result.
-        grid: what it was chosen from: setting -> values, or their range as text after a search. grid_seconds: what the choice cost.
+        grid: what it was chosen from: setting -> values, or their range as text after a search. grid_seconds: what the
+            choice cost.
         config_hash, code_hash, data_hash: of the settings before the choice, of the code and of the files that the run
             depends on; the record is valid while they are the current ones.
         result: the run's own record; None after a failure.

@@ -65,8 +65,8 @@ def _selection(results, records: Sequence[Record], several: bool) -> str:
     if budgets := sorted({r.tried for r in records if r.searched}):
         return (
             f"Epochs, stages and settings were chosen by validation; {read}. A row with a number of tried points was "
-            f"chosen by a search of that many trials, which hold no test row (budget: {listed(map(str, budgets))}); the "
-            "others run one configuration, that of their YAML."
+            f"chosen by a search of that many trials, which hold no test row (budget: {listed(map(str, budgets))}); "
+            "the others run one configuration, that of their YAML."
         )
     return (
         f"Epochs, stages and grid points were chosen by validation; {read}. Where a number of tried points is given, "

@@ -27,7 +27,8 @@ class Trial:
         epochs: trained, all stages. compared_epochs: those of the stages in which trials are compared.
         valid: validation metrics of the best epoch, of a finished trial.
         history: [epochs trained, validation metric] of every validation.
-        started: Unix time. seconds: that it trained, those of broken-off parts included.
+        started, ended: Unix times; 0 for a trial that has not ended. seconds: that it trained, those of broken-off parts
+            included.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Trial:
     history: list[list[float]] = field(default_factory=list)
     error: str = ""
     started: float = field(default_factory=time.time)
+    ended: float = 0.0
     seconds: float = 0.0
 
     def now(self, **changes) -> "Trial":
@@ -55,13 +57,16 @@ def trial_folder(out: Path, trial_id: str) -> Path:
     return out / TRIALS_FOLDER / trial_id
 
 
-def write_trial(folder: Path, trial: Trial) -> None:
-    """Keep a trial, atomically; what has ended needs its checkpoints no more."""
+def write_trial(folder: Path, trial: Trial) -> Trial:
+    """Keep a trial, atomically; what has ended needs its checkpoints no more. Returns: the trial as it is kept."""
+    if trial.status in ENDED:
+        trial = trial.now(ended=time.time())
     with atomic_writer(folder / TRIAL_FILE) as file:
         file.write(json.dumps(asdict(trial)).encode())
     if trial.status in ENDED:
         for path in folder.glob("*.pt"):
             path.unlink(missing_ok=True)
+    return trial
 
 
 def read_trial(folder: Path) -> Trial | None:

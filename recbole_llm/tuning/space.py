@@ -203,8 +203,8 @@ def read_hyper_test(path: Path) -> dict[str, Domain]:
             )
         if kind == "choice":
             values = parse_yaml(text, where)
-            # RecBole quotes lists so that hyperopt can tell them apart
-            values = [parse_yaml(v, where) if isinstance(v, str) and v[:1] in "[{" else v for v in values or []]
+            if isinstance(values, list):  # RecBole quotes lists so that hyperopt can tell them apart
+                values = [parse_yaml(v, where) if isinstance(v, str) and v[:1] in "[{" else v for v in values]
             space[key] = _checked(key, kind, values, where)
         else:
             args = parse_yaml(f"[{text}]", where)

@@ -126,8 +126,7 @@ def run_trial(
         history=history,
         seconds=before + time.perf_counter() - clock,
     )
-    write_trial(folder, trial)
-    return trial
+    return write_trial(folder, trial)
 
 
 def _prepared(config, data, folder: Path, tell, new_rates: bool = False):

@@ -25,6 +25,7 @@ from recbole_llm.comparison.plan import read_ablation, read_plan
 from recbole_llm.config.checks import check_keys, known_keys
 from recbole_llm.report import markdown
 from recbole_llm.report.write import make_report
+from recbole_llm.tuning.sweep import make_sweep
 
 
 @pytest.mark.parametrize("document", DOCS, ids=name)
@@ -70,7 +71,11 @@ def test_every_key_of_a_yaml_block_or_table_exists(document, tmp_path):
     text = document.read_text(encoding="utf-8")
     for block in blocks(text, "yaml"):
         content = yaml.safe_load(block)
-        if {"rows", "base"} & set(content):
+        if "space" in content:
+            file = tmp_path / "sweep.yaml"
+            file.write_text(block, encoding="utf-8")
+            make_sweep(file, None, {}, {})
+        elif {"rows", "base"} & set(content):
             file = tmp_path / "plan.yaml"
             file.write_text(block, encoding="utf-8")
             plan = read_plan(file) if "rows" in content else read_ablation(file)
