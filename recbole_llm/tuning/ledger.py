@@ -27,8 +27,9 @@ class Trial:
         epochs: trained, all stages. compared_epochs: those of the stages in which trials are compared.
         valid: validation metrics of the best epoch, of a finished trial.
         history: [epochs trained, validation metric] of every validation.
-        started, ended: Unix times; 0 for a trial that has not ended. seconds: that it trained, those of broken-off parts
-            included.
+        resumed: epochs trained when it was taken up again, each time; also of the trial whose place it took.
+        started, ended: Unix times; 0 for a trial that has not ended.
+        seconds: that it trained, those of broken-off parts included.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Trial:
     compared_epochs: int = 0
     valid: Mapping[str, float] = field(default_factory=dict)
     history: list[list[float]] = field(default_factory=list)
+    resumed: list[int] = field(default_factory=list)
     error: str = ""
     started: float = field(default_factory=time.time)
     ended: float = 0.0

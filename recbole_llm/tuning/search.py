@@ -212,7 +212,7 @@ def _tuner(sweep: Sweep, out: Path, trainable, config, start: dict | None, say: 
             storage_path=str(out),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[Progress(out, sweep.n_trials, config["valid_metric"], say)],
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2 if sweep.search == "pbt" else None),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=4 if sweep.search == "pbt" else None),
             verbose=0,
         ),
     )

@@ -89,6 +89,7 @@ def run_trial(
         for path in start.glob("*.pt"):
             shutil.copyfile(path, folder / path.name)
     clock, before = time.perf_counter(), trial.seconds
+    broken_off, known = trial.epochs > 0, trial.resumed
     sign = 1.0 if config["valid_metric_bigger"] else -1.0
 
     def tell(stage: int, epochs: int, value: float, best: float) -> None:
@@ -97,6 +98,7 @@ def run_trial(
         total = sum(r.epochs for r in earlier) + epochs
         compared = sum(r.epochs for r in earlier[n_first:]) + epochs if stage >= n_first else 0
         history = [point for point in trial.history if point[0] < total] + [[total, value]]
+        resumed = trial.resumed + [total - 1] * (broken_off and trial.resumed == known)
         trial = trial.now(
             status=RUNNING,
             score=best,
@@ -104,6 +106,7 @@ def run_trial(
             epochs=total,
             compared_epochs=compared,
             history=history,
+            resumed=resumed,
             seconds=before + time.perf_counter() - clock,
         )
         write_trial(folder, trial)

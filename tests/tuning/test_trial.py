@@ -124,6 +124,7 @@ def test_what_was_broken_off_goes_on_from_its_epoch(folder, tmp_path):
     again = run(config, data.of(config), tmp_path / "broken")
     assert [now.epochs for now in run.told] == [3, 4]
     assert (again.valid, again.history) == (whole.valid, whole.history)
+    assert (whole.resumed, again.resumed) == ([], [2])
 
 
 def test_a_trial_that_ended_keeps_no_checkpoint(tmp_path):
