@@ -54,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"the package '{package}' is not installed; run: pip install {package}")
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from what is finished (train: with --resume)", file=sys.stderr)
+        print(
+            "interrupted; the same command goes on from what is finished (train and tune: with --resume)",
+            file=sys.stderr,
+        )
         return 130
 
 

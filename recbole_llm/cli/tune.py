@@ -6,8 +6,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 from recbole_llm.config.sources import parse_command_line
 from recbole_llm.errors import ConfigError
@@ -21,7 +21,8 @@ keys of a sweep file beside model and dataset (default, meaning); FILE may also 
 {keys}
 
 The folder then holds best.yaml (ready for --config_files), tuned.json, trials.jsonl and a report; a search that was
-broken off goes on with --resume. Spaces of its own have: {spaces}."""
+broken off goes on with --resume. Spaces in properties/tune/:
+{spaces}"""
 
 
 def _keys() -> str:
@@ -38,7 +39,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="recbole-llm tune",
         description="Search the settings of a model by validation, on one machine or a Ray cluster.",
-        epilog=_EPILOG.format(keys=_keys(), spaces=", ".join(spaces())),
+        epilog=_EPILOG.format(
+            keys=_keys(),
+            spaces=fill(", ".join(spaces()), 116, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -64,15 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclass(frozen=True)
-class _Request:
-    """A checked sweep and what its metric and protocol are."""
-
-    sweep: object
-    protocol: str
-    metric: str
-
-
 def main(argv: Sequence[str]) -> int:
     """Search, run the best, report. Returns: 0, or 1 when a run of the best configuration failed.
 
@@ -84,8 +79,8 @@ def main(argv: Sequence[str]) -> int:
 
     require()
     resources = Resources(args.cpus_per_trial, args.gpus_per_trial, args.address or os.environ.get("RAY_ADDRESS"))
-    request = _request(args, rest)
-    sweep = request.sweep
+    sweep, config = _checked(args, rest)
+    protocol, metric = config["protocol"], str(config["valid_metric"])
     name = Path(args.file).stem if args.file else f"{sweep.model}-{sweep.dataset}"
     out = args.out or Path("runs") / "tune" / name
 
@@ -95,19 +90,19 @@ def main(argv: Sequence[str]) -> int:
 
     at_once = connect(resources)
     if args.dry_run or not (args.no_estimate or args.resume):
-        _say_estimate(estimate(sweep, request.protocol, out, at_once), sweep, at_once, out)
+        _say_estimate(estimate(sweep, protocol, out, at_once), sweep, at_once, out)
         if args.dry_run:
             return 0
-    resume = take(sweep, request.protocol, out, args.resume)
+    resume = take(sweep, protocol, out, args.resume)
     trials = search(sweep, out, resources, resume=resume, say=_say)
-    best = write_best(sweep, trials, request.metric, out)
+    best = write_best(sweep, trials, metric, out)
     _say(f"best configuration: {os.path.relpath(best)}; {sweep.seeds} runs of it follow")
-    records = retrain(sweep, trials, request.protocol, out, jobs=at_once, runner=_runner(resources, at_once), say=_say)
-    found = write_result(sweep, trials, records, request.metric, out)
+    records = retrain(sweep, trials, protocol, out, jobs=at_once, runner=_runner(resources, at_once), say=_say)
+    found = write_result(sweep, trials, records, metric, out)
 
     from recbole_llm.tuning.report import write_report
 
-    text, written = write_report(sweep, trials, records, request.metric, out)
+    text, written = write_report(sweep, trials, records, metric, out)
     _say(f"report: {', '.join(os.path.relpath(path) for path in written)}")
     print(json.dumps(found | {"out": str(out)}) if args.json else text)
     return 1 if found["failed_runs"] else 0
@@ -117,8 +112,8 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _request(args: argparse.Namespace, rest: Sequence[str]) -> _Request:
-    """The sweep of files and options, its settings tried at the ends of the space."""
+def _checked(args: argparse.Namespace, rest: Sequence[str]):
+    """The sweep of files and options, tried at the ends of its space, and the configuration without a point."""
     from recbole_llm import compat
     from recbole_llm.tuning.sweep import check_ends, find, make_sweep
 
@@ -139,7 +134,7 @@ def _request(args: argparse.Namespace, rest: Sequence[str]) -> _Request:
         from recbole_llm.tuning.search import most_epochs
 
         most_epochs(sweep, config)
-    return _Request(sweep, config["protocol"], str(config["valid_metric"]))
+    return sweep, config
 
 
 def _say_estimate(found: tuple[float, float] | None, sweep, at_once: int, out: Path) -> None:

@@ -145,7 +145,7 @@ def search(sweep: Sweep, out: Path, resources: Resources, *, resume: bool, say: 
     start = default_point(sweep.space, config)
     task = replace(task, default=start)
     if sweep.shared_stages and set(sweep.space) <= set(sweep.later_settings):
-        say(f"the first {sweep.shared_stages} stages, which all trials share")
+        say(f"first stages, which all trials share: {sweep.shared_stages}")
         _first_stages(task, shared, start or {}, resources)
         task = replace(task, start=out / worker.FIRST_FOLDER)
     trainable = tune.with_resources(
