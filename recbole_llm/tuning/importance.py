@@ -21,9 +21,11 @@ def importance(space: Mapping[str, Domain], trials: Sequence[Trial]) -> dict[str
     varied = {key: d.optuna() for key, d in space.items() if len({str(t.point[key]) for t in scored}) > 1}
     if len(scored) < LEAST or not varied or len({t.order for t in scored}) < 2:
         return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     for trial in sorted(scored, key=lambda t: t.number):
         point = {key: trial.point[key] for key in varied}
         study.add_trial(optuna.create_trial(params=point, distributions=varied, value=trial.order))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {key: float(share) for key, share in shares.items()}

@@ -24,7 +24,7 @@ class Trial:
         status: running, finished, stopped (by the scheduler, or the end of the time) or failed; error: of what.
         default: whether the point is the default configuration.
         score: best validation metric of its last stage so far. order: the same, the greater the better.
-        epochs: trained, all stages, shared ones too. compared_epochs: those of stages in which trials are compared.
+        epochs: trained, those of shared stages too. compared_epochs: those of stages in which trials are compared.
         valid: validation metrics of the best epoch, of a finished trial.
         history: [epochs trained, validation metric] of every validation.
         resumed: epochs trained when it was taken up again, each time; also of the trial whose place it took.

@@ -9,12 +9,15 @@ import pytest
 import ray
 import yaml
 from sweeps import finish, read_trials, records, start, wait_for, write_sweep
+from synthetic import cycle_settings, write_cycle
 
 from recbole_llm.cli import main
 from recbole_llm.comparison.record import read_records
+from recbole_llm.config import build_config
 from recbole_llm.errors import ConfigError, TrainingError
 from recbole_llm.tuning.ledger import FAILED, FINISHED, RUNNING, STOPPED, ranked
 from recbole_llm.tuning.search import Resources, connect, search
+from recbole_llm.tuning.shared import SharedData
 from recbole_llm.tuning.sweep import make_sweep
 
 pytestmark = pytest.mark.slow
@@ -144,6 +147,14 @@ def test_none_of_the_trials_gives_a_result(one_ray, tmp_path):
 def test_the_time_ends_a_search(one_ray, tmp_path):
     trials = searched(tmp_path, epochs=100_000, trials=4, time=20, space={"hidden_size": [8, 16]})
     assert any(t.status == STOPPED and t.score is not None for t in trials)
+
+
+def test_shared_data_are_mapped_not_copied(one_ray, tmp_path):
+    config = build_config("BPR", "cycle", (), cycle_settings(write_cycle(tmp_path)), ())
+    config["item_features"] = ["content"]
+    mine = ray.get(ray.put(SharedData.prepare(config))).of(config)
+    for array in (mine.user_ids, mine.features["content"].matrix, mine.base.inter_feat["item_id"].to_numpy()):
+        assert not array.flags.writeable and not array.flags.owndata  # lies in the object store
 
 
 def test_more_than_a_node_has(one_ray):
