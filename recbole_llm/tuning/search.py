@@ -120,7 +120,7 @@ def search(sweep: Sweep, out: Path, resources: Resources, *, resume: bool, say: 
 
     Args:
         out: folder of the search; on a cluster, one that every node sees under this name.
-        resume: whether the folder holds this search, see :func:`recbole_llm.tuning.state.check`.
+        resume: whether the folder holds this search, see :func:`recbole_llm.tuning.state.take`.
         say: receives a line a trial.
     Returns:
         All trials that have begun, by start; those that the scheduler or the time ended are "stopped".

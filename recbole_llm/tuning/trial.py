@@ -14,6 +14,7 @@ from recbole_llm.experiment.data import build_model, eval_data, release_features
 from recbole_llm.trainer.staged import StagedTraining
 from recbole_llm.tuning.ledger import FINISHED, RUNNING, Trial, write_trial
 
+LAST = "last.pt"  # of StagedTraining: all that the next epoch depends on
 Report = Callable[[Trial], None]
 
 
@@ -85,9 +86,8 @@ def run_trial(
         The finished trial.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if start is not None and not (folder / "last.pt").is_file():
-        for path in start.glob("*.pt"):
-            shutil.copyfile(path, folder / path.name)
+    if start is not None and not (folder / LAST).is_file():
+        _copy(start, folder)
     clock, before = time.perf_counter(), trial.seconds
     broken_off, known = trial.epochs > 0, trial.resumed
     sign = 1.0 if config["valid_metric_bigger"] else -1.0
@@ -130,6 +130,14 @@ def run_trial(
         seconds=before + time.perf_counter() - clock,
     )
     return write_trial(folder, trial)
+
+
+def _copy(start: Path, folder: Path) -> None:
+    """Checkpoints of the first stages; the one that says where to go on comes last, and whole."""
+    for path in start.glob("best-*.pt"):
+        shutil.copyfile(path, folder / path.name)
+    shutil.copyfile(start / LAST, folder / f"{LAST}.copy")
+    (folder / f"{LAST}.copy").replace(folder / LAST)
 
 
 def _prepared(config, data, folder: Path, tell, new_rates: bool = False):
