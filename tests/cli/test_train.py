@@ -130,7 +130,7 @@ class TestMain:
     @pytest.mark.parametrize(
         ("argv", "message"),
         [
-            (["tune"], "unknown command 'tune' (commands: train, compare, ablate, "),
+            (["tnue"], "unknown command 'tnue' (commands: train, compare, ablate, "),
             (["--model=BPR"], "no dataset given: add --dataset=ml-100k; --list shows the datasets"),
             (["--dataset=ml-100k"], "no model given: add --model=UR4RecMoE; --list shows the models"),
             (["--model=BPR", "--config_files=absent.yaml"], "config file 'absent.yaml' does not exist"),
