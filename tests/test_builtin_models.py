@@ -5,6 +5,7 @@ import importlib.util
 import math
 import pkgutil
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -258,11 +259,20 @@ def test_beyond_accuracy_metrics_against_naive_loops(data_path):
     trainer.tensorboard.close()
 
 
-@pytest.mark.parametrize("name", ["CFKG", "KGCN", "CKE", "RippleNet"])
-def test_models_with_a_knowledge_graph_run_under_our_protocols(name, data_path, tmp_path):
+def unlinked(data_path: Path, folder: Path) -> Path:
+    """The same dataset, in which no link leads from every fifth item."""
+    files = shutil.copytree(data_path / "tiny", folder / "tiny")
+    links = [(f"i{i}", f"e{i}") for i in range(N_ITEMS) if i % 5]
+    table(files / "tiny.link", "item_id:token entity_id:token", links)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["CFKG", "KGCN", "CKE", "KGNNLS", "KTUP", "MKR", "RippleNet"])
+def test_models_with_a_knowledge_graph_run_on_the_same_rows_as_others(name, data_path, tmp_path):
     from recbole_llm import run
 
-    columns = {"load_col": GRAPH | {"ent": ["ent_id"]}, "run_dir": str(tmp_path / "runs"), "state": "WARNING"}
-    changes = SMALL | columns | {"data_path": str(data_path), "protocol": "rs-full", "epochs": 2}
-    result = run(name, "tiny", changes)
+    place = {"data_path": str(unlinked(data_path, tmp_path)), "run_dir": str(tmp_path / "runs"), "state": "WARNING"}
+    changes = SMALL | place | {"protocol": "rs-full", "epochs": 2}
+    result = run(name, "tiny", changes | {"load_col": GRAPH | {"ent": ["ent_id"]}})
     assert result.test_reads == 1 and 0 < result.test["ndcg@10"] < 1
+    assert result.split == run("Pop", "tiny", changes | {"load_col": {"inter": GRAPH["inter"]}}).split

@@ -64,6 +64,16 @@ class SplitDatasetMixin:
         )
 
 
+class _UnlinkedItemsMixin:
+    """Keeps the interactions of items that no link leads from, which RecBole drops: all models rank the same items."""
+
+    def _filter_link(self) -> None:
+        kept = self.inter_feat
+        self.inter_feat = kept.copy()
+        super()._filter_link()  # from the copy, in place
+        self.inter_feat = kept
+
+
 def dataset_class(config, augment: bool) -> type[Dataset]:
     """RecBole's dataset class for the model, with :class:`SplitDatasetMixin`.
 
@@ -76,7 +86,10 @@ def dataset_class(config, augment: bool) -> type[Dataset]:
     base = getattr(module, f"{config['model']}Dataset", None) or by_type.get(config["MODEL_TYPE"], Dataset)
     if not augment:
         base = Dataset
-    return type(f"Split{base.__name__}", (SplitDatasetMixin, base), {})
+    mixins = (
+        (SplitDatasetMixin, _UnlinkedItemsMixin) if issubclass(base, KnowledgeBasedDataset) else (SplitDatasetMixin,)
+    )
+    return type(f"Split{base.__name__}", (*mixins, base), {})
 
 
 @dataclass
