@@ -155,8 +155,18 @@ def code_hash(*roots: str) -> str:
         for node in ast.walk(tree):
             if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
-        digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
+        digest.update(f"{name}\n{_written(tree)}\n".encode())
     return digest.hexdigest()
+
+
+def _written(node: Any) -> str:
+    """A syntax tree as text, the same in all versions of Python, which differ in the empty fields that nodes have."""
+    if isinstance(node, ast.AST):
+        filled = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return f"{type(node).__name__}({', '.join(f'{name}={_written(value)}' for name, value in filled)})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(_written, node))}]"
+    return repr(node)
 
 
 def _imported(roots: list[str]) -> dict[str, ast.Module]:

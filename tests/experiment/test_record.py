@@ -1,5 +1,7 @@
 """The hash of the code: what it covers and what it does not."""
 
+import ast
+
 import pytest
 
 from recbole_llm.experiment import record
@@ -93,3 +95,12 @@ COVERED = (
     "model.sequential.ur4rec_moe.moe",
     "trainer.hooks",
 )
+
+
+def test_an_empty_field_that_only_a_later_python_has_does_not_count():
+    """3.12 gave functions and classes ``type_params``, and 3.11 has none."""
+    older, later = ast.parse("def f(x):\n    return x"), ast.parse("def f(x):\n    return x")
+    later.body[0]._fields = (*later.body[0]._fields, "of_a_later_python")
+    later.body[0].of_a_later_python = []
+    assert ast.dump(older) != ast.dump(later)
+    assert record._written(older) == record._written(later) != record._written(ast.parse("def f(x):\n    return y"))
