@@ -105,7 +105,7 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "TextEASE": ModelSpec(
         "recbole_llm.model.general.text_ease:TextEASE",
-        "EASE whose Gram matrix also counts what texts have in common",
+        "EASE whose weights are drawn to the likeness of texts",
         default_protocol="rs-full",
         closed_form=True,
     ),

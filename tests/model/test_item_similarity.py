@@ -59,27 +59,38 @@ class TestRP3beta(ClosedForm):
 
 class TestTextEASE(ClosedForm):
     model = "TextEASE"
-    config = {"reg_weight": 5.0, "beta": 2.0, "whiten": "none"}  # 26 items do not tell much about directions
+    # whitened not at all: 26 items do not tell much about directions
+    config = {"reg_weight": 5.0, "gamma": 0.3, "beta": 2.0, "whiten": "none"}
     scores_cold_items = True
 
     def test_without_text_it_is_recbole_s_ease(self, folder):
-        _, data, model = self.build(folder, beta=0.0)
+        _, data, model = self.build(folder, beta=0.0, gamma=0.0)
         settings = checkerboard_settings(folder) | {"reg_weight": 5.0}
         oracle = EASE(build_config("EASE", "checkerboard", (), settings, ()), data.train)
         np.testing.assert_allclose(model.item_similarity, oracle.item_similarity, rtol=1e-4, atol=1e-6)
 
-    def test_weights_are_ridge_regressions_on_users_and_text(self, partly_described):
-        """Column j: the regression of column j of [X; beta T'] on the other columns; without text, that of zeros."""
-        config, data, model = self.build(partly_described)
+    @pytest.mark.parametrize("gamma", [0.0, 0.3])
+    def test_weights_are_ridge_regressions_on_users_and_text(self, partly_described, gamma):
+        """Column j: the regression of column j of [X; beta T'] on the others, drawn to the cosines of their texts."""
+        config, data, model = self.build(partly_described, gamma=gamma)
         text, without = text_of(config, data), item_id(data, WITHOUT_TEXT)
         assert not text[without].any() and text[1].any()
         rows = np.vstack([model.interaction_matrix.toarray(), 2.0 * text.T]).astype(np.float64)
         for j in (1, without, item_id(data, N_ITEMS)):
             others = np.delete(np.arange(data.n_items), j)
             x = rows[:, others]
-            expected = np.linalg.solve(x.T @ x + 5.0 * np.eye(len(others)), x.T @ rows[:, j])
+            prior = gamma * text[others] @ text[j]
+            expected = np.linalg.solve(x.T @ x + 5.0 * np.eye(len(others)), x.T @ rows[:, j] + 5.0 * prior)
             np.testing.assert_allclose(model.item_similarity[others, j], expected, rtol=1e-4, atol=1e-6)
             assert model.item_similarity[j, j] == 0 and np.abs(expected).max() > 0.01
+
+    def test_a_prior_beyond_doubt_is_what_comes_out(self, partly_described):
+        """Under a heavy lambda the weights are gamma times the cosines, whatever was used."""
+        config, data, model = self.build(partly_described, beta=0.0, reg_weight=1e7)
+        text = text_of(config, data)
+        expected = 0.3 * text @ text.T
+        np.fill_diagonal(expected, 0.0)
+        np.testing.assert_allclose(model.item_similarity, expected, atol=1e-4)
 
 
 class TestContentKNN(ClosedForm):
@@ -189,7 +200,7 @@ def test_ridge_written_out():
 
 def test_a_repeated_interaction_counts_once(tmp_path):
     write_checkerboard(tmp_path)
-    settings = checkerboard_settings(tmp_path) | {"item_features": [], "beta": 0.0}
+    settings = checkerboard_settings(tmp_path) | {"item_features": [], "beta": 0.0, "gamma": 0.0}
 
     def solved() -> np.ndarray:
         data = build_data(build_config("TextEASE", "checkerboard", (), settings, ()))
