@@ -13,6 +13,7 @@ from recbole_llm.data.feature_store import save_feature
 from recbole_llm.errors import ConfigError
 from recbole_llm.experiment import run
 from recbole_llm.experiment.data import build_data, build_model, eval_data, train_loader
+from recbole_llm.model.general.aglrec_text import ContentPath, item_texts
 
 SMALL = {"text_dim": 8, "cold_dim": 8, "temperature": 0.1, "num_negatives": 0}
 
@@ -99,28 +100,43 @@ def test_a_cold_item_hangs_on_its_text_alone(folder):
         model.item_embedding.weight[cold] += 1.0
     model.eval()
     assert torch.equal(scores_of(config, data, model)[:, cold], before)
-    model.content.cold_texts = model.content.cold_texts.flip(0)
+    model.content.smoother[:2] = model.content.smoother[:2].flip(0)
     model.eval()
     torch.testing.assert_close(scores_of(config, data, model)[:, cold], before.flip(1))
     assert not torch.allclose(before, before.flip(1))
 
 
 def test_the_path_of_cold_items_against_a_library(folder):
-    from sklearn.linear_model import Ridge
+    from sklearn.kernel_ridge import KernelRidge
 
-    config, data, model = build(folder, cold_reg_weight=0.7, cold_scale=0.6)
+    config, data, model = build(folder, cold_reg_weight=0.7, cold_gamma=0.9, cold_scale=0.6)
     _, items = model.propagated()
     unit = F.normalize(items, dim=1).detach().numpy()
     counts, content = data.item_counts, model.content
     known, cold = content.known.numpy(), content.cold.numpy()
     assert (known == (counts > 0)).all() and cold.sum() == 2
-    oracle = Ridge(alpha=0.7, fit_intercept=False)
-    oracle.fit(content.texts.numpy(), unit[known] * np.log1p(counts[known])[:, None])
-    length = np.linalg.norm(oracle.predict(content.texts.numpy()), axis=1).mean()
-    wanted = 0.6 * oracle.predict(content.cold_texts.numpy()) / length
+    texts = item_texts(config, data.train)[1].numpy()
+    oracle = KernelRidge(alpha=0.7, kernel="rbf", gamma=0.9)
+    oracle.fit(texts[known], unit[known] * np.log1p(counts[known])[:, None])
+    wanted = 0.6 * oracle.predict(texts[cold]) / np.linalg.norm(oracle.predict(texts[known]), axis=1).mean()
     found = model()[1].detach().numpy()
     np.testing.assert_allclose(found[cold], wanted, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(found[~cold], unit[~cold])
+
+
+def test_a_kernel_tells_apart_what_no_direction_does():
+    """Both ends of a line are liked by one user, its middle by the other: cold texts near an end go to the first."""
+    angle = np.linspace(-1.2, 1.2, 25)
+    rows = torch.from_numpy(np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32))
+    rows[0] = 0.0
+    present = torch.arange(25) > 0
+    counts = present.long()
+    counts[[2, 12, 23]] = 0
+    likes = torch.from_numpy(np.stack([np.abs(angle) > 0.6, np.abs(angle) <= 0.6], 1).astype(np.float32))
+    found = ContentPath(rows, present, counts, 0.1, 5.0, 1.0)(likes)[[2, 12, 23]]
+    assert (found.argmax(1) == torch.tensor([0, 1, 0])).all()
+    linear = ContentPath(rows, present, counts, 0.1, 1e-4, 1.0)(likes)[[2, 12, 23]]
+    assert not (linear.argmax(1) == torch.tensor([0, 1, 0])).all()
 
 
 def test_negatives_of_bpr_are_no_training_items(folder):
@@ -221,6 +237,7 @@ class TestUserTexts:
         ({"fusion_mode": "product"}, "fusion_mode is 'product'; choose sum or concat"),
         ({"item_features": []}, "set item_features"),
         ({"cold_reg_weight": 0.0}, "cold_reg_weight is 0.0; it must be above 0"),
+        ({"cold_gamma": 0.0}, "cold_gamma is 0.0; it must be above 0"),
         ({"cold_scale": -1.0}, "cold_scale is -1.0; it must be above 0"),
         ({"user_text_weight": "stars"}, "user_text_weight is 'stars'"),
     ],

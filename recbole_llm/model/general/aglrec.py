@@ -72,7 +72,8 @@ class AGLRec(InnerProduct):
         self.content = None
         if cold is not None:
             counts = torch.bincount(items, minlength=self.n_items)
-            self.content = ContentPath(cold, present, counts, config["cold_reg_weight"], config["cold_scale"])
+            how = (config[f"cold_{name}"] for name in ("reg_weight", "gamma", "scale"))
+            self.content = ContentPath(cold, present, counts, *how)
 
     @torch.no_grad()
     def _start_from(self, text: tuple[Tensor, Tensor], users: Tensor, items: Tensor, std: float) -> None:

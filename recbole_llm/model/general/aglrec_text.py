@@ -11,6 +11,8 @@ from recbole_llm.errors import ConfigError
 from recbole_llm.model.content import joined_features, joined_forms
 from recbole_llm.model.layers import whiten
 
+_LENGTHS = 512  # fitted vectors, at most, whose mean length is taken
+
 
 def item_texts(config, dataset) -> tuple[Tensor, Tensor | None, Tensor]:
     """Joined features of the items, which cold items are scored by in another form than the one that is fused.
@@ -136,45 +138,60 @@ class Fusion(nn.Module):
 class ContentPath(nn.Module):
     r"""Vectors of items that no training interaction uses, from their texts alone.
 
-    A ridge regression from text to the model's own vectors :math:`\hat h_i` (of length 1), in closed form and without a
-    parameter: :math:`c = M^\top t`, :math:`M = (T^\top T + \lambda I)^{-1} T^\top Y`, T the texts of the items with
-    interactions, :math:`Y_i = \hat h_i \log(1 + n_i)` with :math:`n_i` their number: what text tells of an item's use
-    the factors of matrix factorisation. All :math:`c` are divided by the mean length of the fitted ones and multiplied
-    by ``scale``, so that cold and other items can be ranked together: how often new items are wanted is a fact about
-    the data that training interactions cannot tell.
+    Kernel ridge regression (Saunders et al., Ridge regression learning algorithm in dual variables, ICML 1998) from
+    text to the model's own vectors :math:`\hat h_i` (of length 1), in closed form and without a parameter:
+    :math:`c = k(t, T)\,(k(T, T) + \lambda I)^{-1} Y`, :math:`k(s, t) = \exp(-\gamma \lVert s - t \rVert^2)`, T the
+    texts of the items with interactions, :math:`Y_i = \hat h_i \log(1 + n_i)` with :math:`n_i` their number: what text
+    tells of an item's use the factors of matrix factorisation. All :math:`c` are divided by the mean length of the
+    fitted ones and multiplied by ``scale``, so that cold and other items can be ranked together: how often new items
+    are wanted is a fact about the data that training interactions cannot tell.
+
+    Y alone changes in training, so the matrix before it is kept for the cold items, and for some of the fitted ones,
+    whose mean length stands for that of all.
 
     Args:
-        rows: frozen texts, unwhitened: ridge regression shrinks least the directions in which texts vary most [N, F]
-            float32. present: which exist [N] bool. counts: training interactions [N] int64. reg_weight: lambda, > 0.
+        rows: frozen texts of length 1, unwhitened: ridge regression shrinks least the directions in which texts vary
+            most [N, F] float32. present: which exist [N] bool. counts: training interactions [N] int64.
+        reg_weight: lambda, > 0. gamma: of the kernel, > 0; the smaller, the more it is like a linear regression.
         scale: mean length of cold items' vectors, where those of the others have length 1, > 0.
     """
 
-    def __init__(self, rows: Tensor, present: Tensor, counts: Tensor, reg_weight: float, scale: float) -> None:
+    def __init__(
+        self, rows: Tensor, present: Tensor, counts: Tensor, reg_weight: float, gamma: float, scale: float
+    ) -> None:
         super().__init__()
-        if reg_weight <= 0:
-            raise ConfigError(f"cold_reg_weight is {reg_weight}; it must be above 0")
-        if scale <= 0:
-            raise ConfigError(f"cold_scale is {scale}; it must be above 0")
+        for name, value in (("reg_weight", reg_weight), ("gamma", gamma), ("scale", scale)):
+            if value <= 0:
+                raise ConfigError(f"cold_{name} is {value}; it must be above 0")
         self.scale = scale
         warm = counts > 0
         cold, known = present & ~warm, present & warm
         cold[0] = False
-        texts = rows[known].numpy().astype(np.float64)
-        gram = texts.T @ texts + reg_weight * np.eye(rows.shape[1])
-        inverse = torch.from_numpy(scipy.linalg.inv(gram, overwrite_a=True).astype(np.float32))
+        self.n_cold = int(cold.sum()) if known.any() else 0
         self.register_buffer("known", known, persistent=False)
         self.register_buffer("cold", cold, persistent=False)
-        self.register_buffer("texts", rows[known], persistent=False)  # [n, F]
-        self.register_buffer("cold_texts", rows[cold], persistent=False)
-        self.register_buffer("inverse", inverse, persistent=False)  # [F, F]
+        if not self.n_cold:
+            return
+        texts = rows[known].numpy().astype(np.float64)
+        some = texts[:: -(-len(texts) // _LENGTHS)]
+        kernel = _kernel(texts, texts, gamma)
+        kernel[np.diag_indices(len(texts))] += reg_weight
+        asked = _kernel(texts, np.concatenate([rows[cold].numpy(), some]), gamma)
+        smoother = scipy.linalg.solve(kernel, asked, assume_a="pos", overwrite_a=True, overwrite_b=True).T
+        self.register_buffer("smoother", torch.from_numpy(smoother.astype(np.float32)), persistent=False)
         self.register_buffer("weight", torch.log1p(counts[known].float())[:, None], persistent=False)  # [n, 1]
 
     def forward(self, items: Tensor) -> Tensor:
         """Item vectors of length 1 [N, D] -> the same, those of cold items with a text by that text. [N, D] float32."""
-        if not len(self.cold_texts) or not len(self.texts):
+        if not self.n_cold:
             return items
-        to_vector = self.inverse @ (self.texts.T @ (items[self.known] * self.weight))  # [F, D]
-        length = (self.texts @ to_vector).norm(dim=1).mean().clamp(min=1e-12)
+        predicted = self.smoother @ (items[self.known] * self.weight)  # [n_cold + some, D]
+        cold, fitted = predicted[: self.n_cold], predicted[self.n_cold :]
         items = items.clone()
-        items[self.cold] = self.cold_texts @ to_vector * (self.scale / length)
+        items[self.cold] = cold * (self.scale / fitted.norm(dim=1).mean().clamp(min=1e-12))
         return items
+
+
+def _kernel(a: np.ndarray, b: np.ndarray, gamma: float) -> np.ndarray:
+    """exp(-gamma |a - b|^2) of rows of length 1. [n, F], [m, F] -> [n, m] float64."""
+    return np.exp(2 * gamma * (a @ b.T - 1))
