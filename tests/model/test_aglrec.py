@@ -124,6 +124,16 @@ def test_the_path_of_cold_items_against_a_library(folder):
     np.testing.assert_array_equal(found[~cold], unit[~cold])
 
 
+def test_of_many_items_the_most_used_are_fitted(monkeypatch):
+    monkeypatch.setattr("recbole_llm.model.general.aglrec_text._FITTED", 4)
+    rows, counts = F.normalize(torch.randn(12, 3), dim=1), torch.tensor([0, 5, 1, 9, 7, 0, 2, 8, 1, 0, 1, 1])
+    path, vectors = ContentPath(rows, counts >= 0, counts, 0.1, 1.0, 1.0), torch.randn(12, 2)
+    assert path.known.nonzero()[:, 0].tolist() == [1, 3, 4, 7]
+    found, others = path(vectors), (counts > 0) & ~path.known
+    assert torch.equal(found[others], vectors[others])
+    assert not torch.equal(found[5], vectors[5]) and not torch.equal(found[9], vectors[9])
+
+
 def test_a_kernel_tells_apart_what_no_direction_does():
     """Both ends of a line are liked by one user, its middle by the other: cold texts near an end go to the first."""
     angle = np.linspace(-1.2, 1.2, 25)

@@ -12,6 +12,7 @@ from recbole_llm.model.content import joined_features, joined_forms
 from recbole_llm.model.layers import whiten
 
 _LENGTHS = 512  # fitted vectors, at most, whose mean length is taken
+_FITTED = 8192  # items, at most, that a cold item is compared with: their kernel is a dense matrix
 
 
 def item_texts(config, dataset) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -147,7 +148,7 @@ class ContentPath(nn.Module):
     are wanted is a fact about the data that training interactions cannot tell.
 
     Y alone changes in training, so the matrix before it is kept for the cold items, and for some of the fitted ones,
-    whose mean length stands for that of all.
+    whose mean length stands for that of all. Of many items the most used are fitted.
 
     Args:
         rows: frozen texts of length 1, unwhitened: ridge regression shrinks least the directions in which texts vary
@@ -167,6 +168,9 @@ class ContentPath(nn.Module):
         warm = counts > 0
         cold, known = present & ~warm, present & warm
         cold[0] = False
+        if int(known.sum()) > _FITTED:
+            used = torch.where(known, counts, -1).argsort(descending=True, stable=True)[:_FITTED]
+            known = torch.zeros_like(known).index_fill_(0, used, True)
         self.n_cold = int(cold.sum()) if known.any() else 0
         self.register_buffer("known", known, persistent=False)
         self.register_buffer("cold", cold, persistent=False)
