@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +45,9 @@ def main(name: str, description: str, columns: Sequence[str], prepare: Callable[
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (default: all cores)")
+    parser.add_argument(
+        "--rows", metavar="START", help="run only rows whose name starts so; the others stay"
+    )
     parser.add_argument("--kept-only", action="store_true", help="run nothing: tables of the records that are kept")
     parser.add_argument("--docs", action="store_true", help="also write docs/results.md and README's tables anew")
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
@@ -55,7 +59,8 @@ def main(name: str, description: str, columns: Sequence[str], prepare: Callable[
         take_up(kept, out)
         write_about(out, About(plan.title, plan.note, plan.reference, plan.tested, plan.sensitivity))
         try:  # what has ended is kept, whatever becomes of the rest
-            execute(plan, out, jobs=args.jobs, say=lambda line: print(line, file=sys.stderr, flush=True))
+            todo = plan if args.rows is None else beginning_with(plan, args.rows)
+            execute(todo, out, jobs=args.jobs, say=lambda line: print(line, file=sys.stderr, flush=True))
         finally:
             keep(out, kept, plan)
     report = make_report([kept], metrics=columns)
@@ -74,6 +79,14 @@ def main(name: str, description: str, columns: Sequence[str], prepare: Callable[
             if r.result
         ]
         print(json.dumps({"rows": rows, "summary": [_summary(section.table) for section in report.sections]}))
+
+
+def beginning_with(plan: Plan, start: str) -> Plan:
+    """The plan with the rows alone whose name starts so, case aside."""
+    rows = [row for row in plan.rows if row.label.lower().startswith(start.lower())]
+    if not rows:
+        raise SystemExit(f"no row starts with '{start}'; there are {', '.join(row.label for row in plan.rows)}")
+    return replace(plan, rows=rows, reference=rows[0].label)
 
 
 def take_up(kept: Path, out: Path) -> None:
@@ -113,7 +126,8 @@ def keep(out: Path, kept: Path, plan: Plan) -> None:
     for old in set((kept / "per_user").glob("*.parquet")) - files:
         old.unlink()
     shutil.copyfile(out / ABOUT_FILE, kept / ABOUT_FILE)
-    write_records(kept, records)
+    places = {row.label: k for k, row in enumerate(plan.rows)}
+    write_records(kept, sorted(records, key=lambda record: places.get(record.label, len(places))))
 
 
 def _has_result(record: Record | None) -> bool:

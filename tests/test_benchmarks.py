@@ -65,3 +65,14 @@ def test_a_fresh_clone_takes_up_what_is_kept(tmp_path, kept):
     quality.take_up(kept, out)
     taken = read_records(out, OTHERS_FILE)
     assert taken == read_records(kept) and all(per_user_file(out, r).is_file() for r in taken)
+
+
+def test_rows_that_begin_so_are_run_alone_and_the_others_stay(tmp_path, kept):
+    plan = quality.beginning_with(PLAN, "sas")
+    assert [row.label for row in plan.rows] == ["SASRec"]
+    with pytest.raises(SystemExit, match="no row starts with 'GRU'; there are Pop, SASRec"):
+        quality.beginning_with(PLAN, "GRU")
+    out = write_comparison(tmp_path / "again", [made for made in make_records() if made[0].label == "SASRec"])
+    write_about(out, About())
+    quality.keep(out, kept, PLAN)
+    assert [r.label for r in read_records(kept)] == ["Pop"] * 3 + ["SASRec"] * 3
