@@ -45,9 +45,7 @@ def main(name: str, description: str, columns: Sequence[str], prepare: Callable[
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (default: all cores)")
-    parser.add_argument(
-        "--rows", metavar="START", help="run only rows whose name starts so; the others stay"
-    )
+    parser.add_argument("--rows", metavar="START", help="run only rows whose name starts so; the others stay")
     parser.add_argument("--kept-only", action="store_true", help="run nothing: tables of the records that are kept")
     parser.add_argument("--docs", action="store_true", help="also write docs/results.md and README's tables anew")
     parser.add_argument("--json", action="store_true", help="end with one JSON line")

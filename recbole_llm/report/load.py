@@ -39,18 +39,25 @@ class Loaded:
     """The runs of a report.
 
     Attributes:
-        records: in the order of the folders; of two with one key the later, but a result before a failure.
-        abouts: (dataset, protocol) -> what the comparison that it comes from wants said; the latest one's.
+        tables: (title of the comparison, dataset, protocol) -> its records, in the order of the folders; of two with
+            one key the later, but a result before a failure. Comparisons of other titles are other tables, whose rows
+            may be called alike; what has no title belongs together.
+        abouts: the same key -> what the comparison that it comes from wants said; the latest one's.
         folder: where ``comparison.record.per_user_file`` finds the per-user metrics.
         without_users: (dataset, protocol) whose runs came without per-user metrics, as those of click models do.
         notes: sentences on what was left out.
     """
 
-    records: tuple[Record, ...]
-    abouts: Mapping[tuple[str, str], About]
+    tables: Mapping[tuple[str, str, str], tuple[Record, ...]]
+    abouts: Mapping[tuple[str, str, str], About]
     folder: Path
     without_users: frozenset[tuple[str, str]]
     notes: tuple[str, ...]
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Those of all tables."""
+        return tuple(record for records in self.tables.values() for record in records)
 
 
 @contextmanager
@@ -65,21 +72,26 @@ def loaded(folders: Sequence[str | Path]) -> Iterator[Loaded]:
     """
     by_folder = {Path(folder): _entries(Path(folder)) for folder in folders}
     entries = [entry for found in by_folder.values() for entry in found]
-    abouts = {}
-    for folder, found in by_folder.items():
-        if (folder / ABOUT_FILE).is_file():
-            abouts |= dict.fromkeys((record.key[:2] for record, _ in found), read_about(folder))
     notes = [note for folder in folders for note in _notes(Path(folder))]
     labels = _labels([record for record, _ in entries if not record.label], {r.label for r, _ in entries if r.label})
+    abouts: dict[tuple[str, str, str], About] = {}
     by_key: dict[tuple, tuple[Record, Path | None]] = {}
-    for record, path in entries:
-        if not record.label:
-            record = replace(record, label=labels[_settings_key(record.result)])
-        if record.status == OK or record.key not in by_key:
-            by_key[record.key] = record, path
+    for folder, found in by_folder.items():
+        about = read_about(folder) if (folder / ABOUT_FILE).is_file() else None
+        for record, path in found:
+            if not record.label:
+                record = replace(record, label=labels[_settings_key(record.result)])
+            key = (about.title if about else "", *record.key)
+            if about:
+                abouts[key[:3]] = about
+            if record.status == OK or key not in by_key:
+                by_key[key] = record, path
     with TemporaryDirectory(prefix="recbole-llm-report-") as temporary:
-        records = tuple(_link(Path(temporary), k, *entry) for k, entry in enumerate(by_key.values()))
-        yield Loaded(records, abouts, Path(temporary), _without_users(by_key.values()), tuple(notes))
+        tables: dict[tuple[str, str, str], list[Record]] = {}
+        for k, (key, entry) in enumerate(by_key.items()):
+            tables.setdefault(key[:3], []).append(_link(Path(temporary), k, *entry))
+        made = {key: tuple(records) for key, records in tables.items()}
+        yield Loaded(made, abouts, Path(temporary), _without_users(by_key.values()), tuple(notes))
 
 
 def _entries(folder: Path) -> list[tuple[Record, Path | None]]:

@@ -81,19 +81,16 @@ def build(
         ConfigError: for a reference or metric that no table has.
         DataError: see ``summarise``.
     """
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in loaded.records:
-        groups.setdefault(record.key[:2], []).append(record)
     _check(reference, [record.label for record in loaded.records], "reference", "row")
     known = [m for record in loaded.records if record.result for m in record.result.test]
     for option, names in (("metrics", metrics), ("tested", tested)):
         for metric in names or ():
             _check(metric, known, option, "metric")
     sections = tuple(
-        _section(loaded, k, group, reference, metrics, tested, test) for k, group in enumerate(groups.values(), start=1)
+        _section(loaded, k, key, reference, metrics, tested, test) for k, key in enumerate(loaded.tables, start=1)
     )
-    datasets = ", ".join(dict.fromkeys(dataset for dataset, _ in groups))
-    abouts = [loaded.abouts.get(key, About()) for key in groups]
+    datasets = ", ".join(dict.fromkeys(dataset for _, dataset, _ in loaded.tables))
+    abouts = [loaded.abouts.get(key, About()) for key in loaded.tables]
     titles = {about.title for about in abouts}
     title = title or (titles.pop() if len(titles) == 1 else "") or f"Results on {datasets}"
     notes = [note] if note.strip() else list(dict.fromkeys(about.note for about in abouts))
@@ -123,14 +120,15 @@ def _same(table: Table, a: str, b: str) -> bool:
     return all(x is not None and y is not None and np.isclose(x.mean, y.mean, rtol=1e-12, atol=0) for x, y in pairs)
 
 
-def _section(loaded: Loaded, k: int, records: list[Record], reference, wanted, tested, test: str) -> Section:
+def _section(loaded: Loaded, k: int, key: tuple[str, str, str], reference, wanted, tested, test: str) -> Section:
+    records, about = loaded.tables[key], loaded.abouts.get(key, About())
     labels = list(dict.fromkeys(record.label for record in records))
-    about = loaded.abouts.get(records[0].key[:2], About())
+    alike = sum(other[1:] == key[1:] for other in loaded.tables)
     if reference is None:
         reference = about.reference or labels[-1]
     # a reference that has no run here stays named, and nothing is tested; one that another table has does not
     chosen = reference if reference in labels or reference == about.reference else None
-    with_users = records[0].key[:2] not in loaded.without_users
+    with_users = key[1:] not in loaded.without_users
     plain = summarise(loaded.folder, records, reference=None)[0]
     metrics = shown_metrics(plain, wanted)
     about_lists = {tables.base(b) for b in BEYOND_ACCURACY}
@@ -152,9 +150,9 @@ def _section(loaded: Loaded, k: int, records: list[Record], reference, wanted, t
     )
     return Section(
         slug=f"table-{k}",
-        heading=f"{table.dataset}, {table.protocol}",
+        heading=f"{table.dataset}, {table.protocol}" + (f": {about.title}" if alike > 1 and about.title else ""),
         table=table,
-        records=tuple(records),
+        records=records,
         metrics=metrics,
         main_metric=main,
         grids=grids,

@@ -186,6 +186,15 @@ class TestAbout:
         assert [s.table.reference for s in report.sections] == ["SASRec", "Pop"]
         assert (report.title, report.note) == ("Results on toy", ("One.", "Two.", "Three."))
 
+    def test_two_on_the_same_data_are_two_tables(self, tmp_path):
+        """Rows of one name may have other settings in another comparison."""
+        write_about(first := write_comparison(tmp_path / "a", make_records()), self.ABOUT)
+        write_about(second := write_comparison(tmp_path / "b", make_records()), About("Another", reference="Pop"))
+        write_about(third := write_comparison(tmp_path / "c", make_records()), self.ABOUT)
+        report = make_report([first, second, third])
+        assert [s.heading for s in report.sections] == ["toy, loo-full: A title", "toy, loo-full: Another"]
+        assert [len(s.records) for s in report.sections] == [len(make_records())] * 2
+
 
 def test_unfinished_runs_are_counted(tmp_path):
     write_run(tmp_path, "run", *with_config("M", 1))

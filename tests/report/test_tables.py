@@ -280,7 +280,7 @@ def test_nothing_is_well(tmp_path):
 
 
 def test_a_report_needs_no_files_for_its_layout():
-    empty = Loaded((), {}, None, frozenset(), ("nothing",))
+    empty = Loaded({}, {}, None, frozenset(), ("nothing",))
     report = build(empty, reference=None, metrics=None, tested=None, test="t", title=None, note=" a\nb \n\n c ")
     assert report.sections == () and report.note == ("a b", "c") and report.remarks == ("nothing",)
 
