@@ -15,7 +15,7 @@ from recbole_llm.data.histories import Histories
 from recbole_llm.errors import ConfigError
 
 NEGATIVES = "negatives"  # field of the articles that were not clicked
-_DENSE = 2**28  # bytes up to which a table of all (user, article) says what was clicked; it is ten times as fast
+_DENSE = 2**28  # bytes up to which a table of all (user, article) says what was clicked, faster than a search
 
 
 class ImpressionLoader:

@@ -1,8 +1,6 @@
 """From a config to data: dataset, split, aligned features, training loader, evaluation data."""
 
-import ctypes
 import hashlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from recbole_llm.data.knowledge import load_knowledge
 from recbole_llm.errors import ConfigError
 from recbole_llm.evaluation.task import EvalTask
 from recbole_llm.experiment.record import IMPRESSION_DATA, IMPRESSION_ROWS, PHASED_DATA, PHASED_RUN
+from recbole_llm.model.content import trim_heap
 from recbole_llm.paths import dataset_atomic_dir
 from recbole_llm.registry import import_attribute, model_spec, resolve_model
 from recbole_llm.trainer.eval_data import EvalData
@@ -67,14 +66,13 @@ def build_model(config, data: RecData):
 def release_features(data: RecData) -> None:
     """Drop the features' rows once the model is built, and give freed memory back to the system.
 
-    Decompositions leave a heap of holes, which training would lie beside. Under ``phases`` models are built again.
+    Under ``phases`` models are built again.
     """
     if data.config["phases"]:
         return
     for name, feature in data.features.items():
         data.features[name] = feature.released()
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc's alone
-        trim(0)
+    trim_heap()
 
 
 def named_features(config, data: RecData, wanted: list[str]) -> dict[str, AlignedFeature]:

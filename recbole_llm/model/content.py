@@ -1,5 +1,7 @@
 """What items and users are about: the features of a dataset, joined and whitened, as frozen tables of a model."""
 
+import ctypes
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,4 +49,13 @@ def joined_forms(dataset, names: Sequence[str], forms: Sequence[tuple[str, int |
     for x, _ in parts:
         length = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
         np.divide(x, length, out=joined[:, start : (start := start + x.shape[1])])
-    return [torch.from_numpy(rows) for rows in whitened_forms(joined, present, forms)], torch.from_numpy(present)
+    found = [torch.from_numpy(rows) for rows in whitened_forms(joined, present, forms)]
+    del joined
+    trim_heap()
+    return found, torch.from_numpy(present)
+
+
+def trim_heap() -> None:
+    """Give freed memory back to the system: decompositions leave a heap of holes, beside which all else would lie."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc's alone
+        trim(0)

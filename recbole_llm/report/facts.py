@@ -13,8 +13,7 @@ def facts(table: Table, records: Sequence[Record], test: str, n_users: int | Non
     """(heading, sentence) pairs beneath a table; all distinct values are named where the runs differ."""
     results = [record.result for record in records if record.status == OK]
     several = len(table.splits) > 1
-    by_impression = any(r.config.get("impressions") and "auc" in r.test for r in results)
-    pooled = any(r.config.get("phases") or r.config.get("impressions") for r in results) and not by_impression
+    by_impression, pooled = _kind(results)
     unit = "impression" if by_impression else "user"
     found = [
         ("Numbers", _numbers(n_users, several, pooled, unit)),
@@ -34,6 +33,21 @@ def facts(table: Table, records: Sequence[Record], test: str, n_users: int | Non
         ("Machine", "; ".join(_distinct(_machine(r.machine) for r in results))),
     ]
     return tuple(found)
+
+
+def observed(records: Sequence[Record]) -> str:
+    """What the tests of a table are over, for its legend."""
+    by_impression, pooled = _kind([record.result for record in records if record.status == OK])
+    if pooled:
+        return "users, of the AUC of each one's own rows, which need not order rows as the pool does"
+    return "impressions" if by_impression else "users"
+
+
+def _kind(results) -> tuple[bool, bool]:
+    """Whether metrics are by impression; whether they are of one pool of rows."""
+    by_impression = any(r.config.get("impressions") and "auc" in r.test for r in results)
+    pooled = any(r.config.get("phases") or r.config.get("impressions") for r in results)
+    return by_impression, pooled and not by_impression
 
 
 def _numbers(n_users: int | None, several: bool, pooled: bool, unit: str) -> str:
@@ -77,7 +91,7 @@ def _selection(results, records: Sequence[Record], several: bool) -> str:
 
 def _tests(test: str, several: bool, unit: str) -> str:
     return (
-        f"{'An' if unit[0] in 'aeiou' else 'A'} {unit} is one observation: the seeds of one are averaged first, then "
+        f"Every {unit} is one observation: the seeds of one are averaged first, then "
         f"the reference and the row are compared {unit} by {unit} by {listed(TEST_NAMES.values())}. Holm and "
         f"Benjamini-Hochberg adjust the {TEST_NAMES[test]} for the number of tests in the table, rows times metrics. "
         "The p over seeds asks whether "

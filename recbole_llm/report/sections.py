@@ -12,7 +12,7 @@ from recbole_llm.comparison.summary import Table, summarise
 from recbole_llm.errors import ConfigError
 from recbole_llm.report import tables
 from recbole_llm.report.cells import Grid
-from recbole_llm.report.facts import facts
+from recbole_llm.report.facts import facts, observed
 from recbole_llm.report.load import Loaded
 
 ACCURACY = ("hit@10", "ndcg@10", "mrr@10", "recall@10")
@@ -143,7 +143,7 @@ def _section(loaded: Loaded, k: int, key: tuple[str, str, str], reference, wante
     users = per_user(loaded.folder, runs, main) if with_users and main else {}
     n_users = len(next(iter(users.values()))) if users else None
     grids = (
-        tables.results(table, metrics, test),
+        tables.results(table, metrics, test, observed(records)),
         *tables.slices(table, records, main),
         *tables.choices(table, records),
         *tables.tests(table, test),

@@ -16,8 +16,12 @@ def base(metric: str) -> str:
     return metric.rpartition("/")[2].partition("@")[0]
 
 
-def results(table: Table, metrics: Sequence[str], test: str) -> Grid:
-    """Mean and deviation of the metrics, marks, seeds and costs; a row of failures has their reasons instead."""
+def results(table: Table, metrics: Sequence[str], test: str, observed: str = "users") -> Grid:
+    """Mean and deviation of the metrics, marks, seeds and costs; a row of failures has their reasons instead.
+
+    Args:
+        observed: what the tests are over, said in the legend.
+    """
     with_grid = any(row.tried for row in table.rows)
     titles = [f"{m} ↓" if base(m) in LESS_IS_BETTER else m for m in metrics]
     names = [*titles, "seeds", *["tried"] * with_grid, *COSTS]
@@ -36,7 +40,7 @@ def results(table: Table, metrics: Sequence[str], test: str) -> Grid:
         f"{table.dataset}, {table.protocol}",
         (Column("row", text=True), *map(Column, names)),
         tuple(rows),
-        tuple(_legend(table, rows, test)),
+        tuple(_legend(table, rows, test, observed)),
     )
 
 
@@ -68,12 +72,12 @@ def _costs(row: SummaryRow) -> list[Cell]:
     return [Cell(text) for text in texts]
 
 
-def _legend(table: Table, rows, test: str):
+def _legend(table: Table, rows, test: str, observed: str):
     yield "Mean ± standard deviation over seeds; best of a column bold, second best underlined; ↓ less is better."
     if any(row.tests for row in table.rows):
         yield (
             f"{cells.IS_REFERENCE} the reference. {cells.REFERENCE_BETTER} the reference is significantly better than "
-            f"this row, {cells.REFERENCE_WORSE} significantly worse ({cells.TEST_NAMES[test]} over users, "
+            f"this row, {cells.REFERENCE_WORSE} significantly worse ({cells.TEST_NAMES[test]} over {observed}, "
             f"Holm-adjusted over the table, level {cells.LEVEL:g}). Tested: {cells.listed(table.tested)}; "
             "no mark there: no difference shown."
         )

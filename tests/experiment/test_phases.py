@@ -291,6 +291,7 @@ def test_a_comparison_chooses_tests_and_reports(folder, tmp_path):
     assert re.findall(r"[\w-]+/\w+", head)[:4] == ["cold/auc", "cold/f1", "warm-a/auc", "warm-a/f1"]
     assert "cold/auc: DeepFM minus each row, over users" in text and "warm-c/auc: DeepFM minus" in text
     assert "A run's metric is that of all scored rows in one pool; tests" in text
+    assert "paired t-test over users, of the AUC of each one's own rows, which need not order rows as the pool" in text
     shown = markdown.render(make_report([tmp_path], metrics=["warm-a/auc"]))
     assert "warm-a/auc" in shown and "warm-a/f1" not in shown
 

@@ -12,6 +12,7 @@ from recbole_llm.model.content import joined_features, joined_forms
 from recbole_llm.model.layers import whiten
 
 _LENGTHS = 512  # fitted vectors, at most, whose mean length is taken
+_BLOCK = 256  # rows in float64 at a time: to build the path must not take more memory than all else
 _FITTED = 8192  # items, at most, that a cold item is compared with: their kernel is a dense matrix
 
 
@@ -176,13 +177,8 @@ class ContentPath(nn.Module):
         self.register_buffer("cold", cold, persistent=False)
         if not self.n_cold:
             return
-        texts = rows[known].numpy().astype(np.float64)
-        some = texts[:: -(-len(texts) // _LENGTHS)]
-        kernel = _kernel(texts, texts, gamma)
-        kernel[np.diag_indices(len(texts))] += reg_weight
-        asked = _kernel(texts, np.concatenate([rows[cold].numpy(), some]), gamma)
-        smoother = scipy.linalg.solve(kernel, asked, assume_a="pos", overwrite_a=True, overwrite_b=True).T
-        self.register_buffer("smoother", torch.from_numpy(smoother.astype(np.float32)), persistent=False)
+        smoother = _smoother(rows[known].numpy(), rows[cold].numpy(), reg_weight, gamma)
+        self.register_buffer("smoother", torch.from_numpy(smoother), persistent=False)  # [n_cold + some, n]
         self.register_buffer("weight", torch.log1p(counts[known].float())[:, None], persistent=False)  # [n, 1]
 
     def forward(self, items: Tensor) -> Tensor:
@@ -196,6 +192,33 @@ class ContentPath(nn.Module):
         return items
 
 
+def _smoother(texts: np.ndarray, cold: np.ndarray, reg_weight: float, gamma: float) -> np.ndarray:
+    """Weight of each fitted item in the vector of each cold one, and of some of the fitted ones.
+
+    Args:
+        texts: of the fitted items [n, F] float32. cold: [n_cold, F].
+    Returns:
+        [n_cold + some, n] float32.
+    """
+    kernel = _kernel(texts, texts, gamma)
+    kernel[np.diag_indices(len(kernel))] += reg_weight
+    # in place: the kernel is symmetric, and its transpose is in the order that LAPACK reads
+    factor = scipy.linalg.cho_factor(kernel.T, overwrite_a=True, check_finite=False)
+    asked = np.concatenate([cold, texts[:: -(-len(texts) // _LENGTHS)]])
+    found = np.empty((len(asked), len(texts)), dtype=np.float32)
+    for k in range(0, len(asked), _BLOCK):
+        right = _kernel(texts, asked[k : k + _BLOCK], gamma)
+        found[k : k + _BLOCK] = scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False).T
+    return found
+
+
 def _kernel(a: np.ndarray, b: np.ndarray, gamma: float) -> np.ndarray:
-    """exp(-gamma |a - b|^2) of rows of length 1. [n, F], [m, F] -> [n, m] float64."""
-    return np.exp(2 * gamma * (a @ b.T - 1))
+    """exp(-gamma |a - b|^2) of rows of length 1. [n, F], [m, F] float32 -> [n, m] float64."""
+    kernel = np.empty((len(a), len(b)))
+    for i in range(0, len(a), _BLOCK):
+        rows = a[i : i + _BLOCK].astype(np.float64)
+        for k in range(0, len(b), _BLOCK):
+            kernel[i : i + _BLOCK, k : k + _BLOCK] = rows @ b[k : k + _BLOCK].astype(np.float64).T
+    kernel -= 1
+    kernel *= 2 * gamma
+    return np.exp(kernel, out=kernel)
