@@ -15,7 +15,8 @@ from recbole_llm.paths import properties_dir
 
 _EPILOG = """\
 Other options, as --key=value, are settings of every trial, over the file's; what they set is not searched. Trials are
-given no test row. The best configuration is then run with several seeds, and each run reads the test split once.
+given no test row. The best configuration and the default one are then run with several seeds, and each run reads the
+test split once.
 
 keys of a sweep file beside model and dataset (default, meaning); FILE may also be in the syntax of RecBole's hyper.test
 {keys}
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--time", metavar="TIME", help="the search ends after 90s, 30m, 2h")
     parser.add_argument("--search", choices=SEARCHES, help="how points are found")
     parser.add_argument("--scheduler", choices=SCHEDULERS, help="whether trials that lag behind are stopped")
-    parser.add_argument("--seeds", type=int, metavar="N", help="runs of the best configuration")
+    parser.add_argument("--seeds", type=int, metavar="N", help="runs of the best configuration, and of the default one")
     parser.add_argument(
         "-o", "--out", type=Path, help="folder; on a cluster one that all nodes see (default runs/tune/)"
     )
@@ -96,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
     resume = take(sweep, protocol, out, args.resume)
     trials = search(sweep, out, resources, resume=resume, say=_say)
     best = write_best(sweep, trials, metric, out)
-    _say(f"best configuration: {os.path.relpath(best)}; {sweep.seeds} runs of it follow")
+    _say(f"best configuration: {os.path.relpath(best)}; {sweep.seeds} runs of it, and of the default one, follow")
     records = retrain(sweep, trials, protocol, out, jobs=at_once, runner=_runner(resources, at_once), say=_say)
     found = write_result(sweep, trials, records, metric, out)
 
@@ -142,8 +143,8 @@ def _say_estimate(found: tuple[float, float] | None, sweep, at_once: int, out: P
         raise ConfigError(f"the settings do not start without a point of the space; see {out / 'logs'}")
     one, everything = found
     _say(
-        f"{sweep.n_trials} trials and {sweep.seeds} runs of at most {one:.0f} s, {at_once} at a time: at most about "
-        f"{everything / 60:.0f} min"
+        f"{sweep.n_trials} trials and {2 * sweep.seeds} runs of at most {one:.0f} s, {at_once} at a time: at most "
+        f"about {everything / 60:.0f} min"
     )
 
 

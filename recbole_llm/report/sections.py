@@ -98,16 +98,18 @@ def build(
     return Report(title, tuple(p for p in paragraphs if p), loaded.notes, sections)
 
 
-def shown_metrics(table: Table, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """Columns of a table: those wanted that it has; by default the accuracy metrics at 10 that say different things,
-    and the beyond-accuracy ones. A table with none of them, as of click models or phases, shows all it has."""
+def shown_metrics(table: Table, wanted: Sequence[str] | None, tested: Sequence[str] = ()) -> tuple[str, ...]:
+    """Columns of a table: those wanted that it has; by default what is tested and the accuracy metrics at 10, of those
+    that say different things, and the beyond-accuracy ones. A table with none of them, as of click models or phases,
+    shows all it has."""
     if wanted:
         return tuple(dict.fromkeys(m for m in wanted if m in table.metrics))
     present = [m for m in ACCURACY if m in table.metrics] or [
         m for m in table.metrics if m not in BEYOND_ACCURACY and "/" not in m
     ]
     shown: list[str] = []
-    for metric in present:
+    others = (m for m in tested if m in table.metrics and m not in present and "/" not in m)
+    for metric in (*others, *present):
         if not any(_same(table, metric, other) for other in shown):
             shown.append(metric)
     further = [m for m in table.metrics if "/" in m and m.rpartition("/")[2] in SECONDARY]
@@ -130,14 +132,14 @@ def _section(loaded: Loaded, k: int, key: tuple[str, str, str], reference, wante
     chosen = reference if reference in labels or reference == about.reference else None
     with_users = key[1:] not in loaded.without_users
     plain = summarise(loaded.folder, records, reference=None)[0]
-    metrics = shown_metrics(plain, wanted)
+    metrics = shown_metrics(plain, wanted, tested or about.tested)
     about_lists = {tables.base(b) for b in BEYOND_ACCURACY}
     testable = tuple(m for m in metrics if tables.base(m) not in about_lists and "/" not in m)
     tested = tuple(m for m in tested or about.tested or testable if m in plain.metrics)
     table = summarise(loaded.folder, records, reference=chosen if with_users else None, tested=tested)[0]
     if not with_users:
         table = replace(table, reference=chosen)
-    main = next((m for m in testable if tables.base(m) == "ndcg"), next(iter(testable or metrics), None))
+    main = next((m for m in (*tested, *testable) if tables.base(m) == "ndcg"), next(iter(testable or metrics), None))
     runs = {label: [r for r in records if r.label == label and r.status == OK] for label in labels}
     runs = {label: own for label, own in runs.items() if own}
     users = per_user(loaded.folder, runs, main) if with_users and main else {}

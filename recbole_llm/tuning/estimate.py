@@ -21,4 +21,5 @@ def estimate(sweep: Sweep, protocol: str, out: Path, at_once: int) -> tuple[floa
     searching = math.ceil(sweep.n_trials / at_once) * one
     if sweep.time is not None:
         searching = min(searching, sweep.time)
-    return one, searching + math.ceil(sweep.seeds / at_once) * one
+    # the best configuration's runs, and the default one's
+    return one, searching + math.ceil(2 * sweep.seeds / at_once) * one

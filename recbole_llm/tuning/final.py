@@ -1,4 +1,7 @@
-"""After a search: the best configuration as a file, run with several seeds; each run reads the test split once."""
+"""After a search: the best configuration as a file, run with several seeds, the default one beside it.
+
+Each of these runs reads the test split once.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -39,6 +42,17 @@ def write_best(sweep: Sweep, trials: Sequence[Trial], metric: str, out: Path) ->
     return path
 
 
+def default_trial(trials: Sequence[Trial]) -> Trial | None:
+    """The trial of the default configuration: the first, where it has ended with a score and the space has it."""
+    first = next((t for t in trials if t.number == 1 and t.order is not None and t.status != FAILED), None)
+    return first if first and first.default else None
+
+
+def tuned_label(sweep: Sweep) -> str:
+    """The row of the best configuration."""
+    return f"{sweep.model}, tuned"
+
+
 def searched(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
     """What the records of a tuned row say of its search; see ``comparison.plan.Row.search``."""
     return {
@@ -61,34 +75,32 @@ def retrain(
     runner: Runner | None,
     say: Callable[[str], None],
 ) -> list[Record]:
-    """Run the best configuration with every seed, as a comparison of one row; finished runs are kept.
+    """Run the best configuration with every seed, and the default one where that is another: before and after.
 
     Returns:
-        One record a seed; the test split is read once in each, after everything was chosen.
+        One record a seed and configuration, the best one's first; the test split is read once in each, after everything
+        was chosen. Finished runs are kept.
     """
-    row = Row(
-        f"{sweep.model}, tuned",
-        sweep.model,
-        settings_of(sweep.space, ranked(trials)[0].point),
-        search=searched(sweep, trials),
-    )
+    best = ranked(trials)[0]
+    rows = [Row(tuned_label(sweep), sweep.model, settings_of(sweep.space, best.point), search=searched(sweep, trials))]
+    if (default := default_trial(trials)) and default != best:
+        rows.append(Row(f"{sweep.model}, default", sweep.model, settings_of(sweep.space, default.point)))
     plan = Plan(
         dataset=sweep.dataset,
-        rows=(row,),
+        rows=tuple(rows),
         protocols=(protocol,),
         seeds=sweep.seeds,
         first_seed=sweep.first_seed,
         settings={key: value for key, value in sweep.settings.items() if key != "protocol"},
     )
     final = out / FINAL_FOLDER
-    write_about(final, About(f"{sweep.model} on {sweep.dataset}, tuned", reference=row.label, tested=plan.tested))
+    write_about(final, About(f"{sweep.model} on {sweep.dataset}, tuned", reference=rows[0].label, tested=plan.tested))
     return execute(plan, final, jobs=jobs, runner=runner, say=say)
 
 
 def write_result(sweep: Sweep, trials: Sequence[Trial], records: Sequence[Record], metric: str, out: Path) -> dict:
     """The record of a whole search: what was tried, what was chosen by what, and when the test split was read."""
     best = ranked(trials)[0]
-    results = [record.result for record in records if record.result]
     found = {
         "model": sweep.model,
         "dataset": sweep.dataset,
@@ -97,12 +109,18 @@ def write_result(sweep: Sweep, trials: Sequence[Trial], records: Sequence[Record
         "epochs": sum(trial.epochs for trial in trials),
         "best": {"trial": best.number, "score": best.score, "settings": settings_of(sweep.space, best.point)},
         "statement": (
-            "Trials hold no test row. The best configuration was run again with each seed; each of these runs read the "
-            "test split once, after everything was chosen."
+            "Trials hold no test row. The best configuration was run again with each seed, the default one too where "
+            "it is another; each of these runs read the test split once, after everything was chosen."
         ),
-        "runs": [{"seed": r.seed, "test_reads": r.test_reads, "valid": r.valid, "test": r.test} for r in results],
+        "runs": [_run(record) for record in records if record.result and record.label == tuned_label(sweep)],
+        "default_runs": [_run(record) for record in records if record.result and record.label != tuned_label(sweep)],
         "failed_runs": [{"seed": r.seed, "reason": r.reason} for r in records if not r.result],
     }
     with atomic_writer(out / RESULT_FILE) as file:
         file.write((json.dumps(found, indent=1) + "\n").encode())
     return found
+
+
+def _run(record: Record) -> dict[str, Any]:
+    result = record.result
+    return {"seed": record.seed, "test_reads": result.test_reads, "valid": result.valid, "test": result.test}

@@ -12,7 +12,7 @@ from recbole_llm.report.cells import Cell, Column, Grid
 from recbole_llm.report.html import TEMPLATE, environment
 from recbole_llm.report.sections import Report
 from recbole_llm.report.write import available_formats, make_report
-from recbole_llm.tuning.final import FINAL_FOLDER
+from recbole_llm.tuning.final import FINAL_FOLDER, default_trial
 from recbole_llm.tuning.importance import importance
 from recbole_llm.tuning.ledger import FAILED, FINISHED, STOPPED, Trial, ranked
 from recbole_llm.tuning.sweep import Sweep
@@ -71,7 +71,7 @@ def write_report(
 
 def _grids(sweep: Sweep, trials: Sequence[Trial], shares: Mapping[str, float], metric: str) -> tuple[Grid, ...]:
     grids = [_leaderboard(sweep, trials, metric)]
-    if default := _default(sweep, trials):
+    if default := default_trial(trials):
         grids.append(_before_after(default, ranked(trials)[0], metric))
     if shares:
         rows = tuple((Cell(key), Cell(cells.percent(share))) for key, share in shares.items())
@@ -104,12 +104,6 @@ def _leaderboard(sweep: Sweep, trials: Sequence[Trial], metric: str) -> Grid:
     return Grid("results", "Leaderboard", columns, tuple(rows), notes)
 
 
-def _default(sweep: Sweep, trials: Sequence[Trial]) -> Trial | None:
-    """The trial of the default configuration: the first, where it has ended with a score and the space has it."""
-    first = next((t for t in trials if t.number == 1 and t.order is not None and t.status != FAILED), None)
-    return first if first and first.default else None
-
-
 def _before_after(default: Trial, best: Trial, metric: str) -> Grid:
     rows = tuple(
         (
@@ -136,7 +130,7 @@ def _facts(sweep: Sweep, trials: Sequence[Trial], metric: str) -> tuple[tuple[st
         (
             "Selection",
             f"Validation {metric} chose; the trials hold no test row. The best configuration was then run again with "
-            "each seed, and each of these runs read the test split once.",
+            "each seed, as was the default one where it is another, and each of these runs read the test split once.",
         ),
     )
 

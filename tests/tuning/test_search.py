@@ -9,12 +9,13 @@ import pytest
 import ray
 import yaml
 from sweeps import finish, read_trials, records, start, wait_for, write_sweep
-from synthetic import cycle_settings, write_cycle
+from synthetic import SMALL_UR4REC, cycle_settings, write_cycle
 
 from recbole_llm.cli import main
 from recbole_llm.comparison.record import read_records
 from recbole_llm.config import build_config
 from recbole_llm.errors import ConfigError, TrainingError
+from recbole_llm.experiment.validate import validate
 from recbole_llm.tuning.ledger import FAILED, FINISHED, RUNNING, STOPPED, ranked
 from recbole_llm.tuning.search import Resources, connect, search
 from recbole_llm.tuning.shared import SharedData
@@ -33,7 +34,7 @@ def one_ray():
 
 def searched(tmp_path, lines=None, **content):
     sweep = make_sweep(write_sweep(tmp_path, **content), None, {}, {})
-    return search(sweep, tmp_path / "out", Resources(), resume=False, say=(lines or []).append)
+    return search(sweep, tmp_path / "out", Resources(), resume=False, say=([] if lines is None else lines).append)
 
 
 def test_a_cluster_that_is_not_there():
@@ -48,7 +49,7 @@ def test_a_sweep_from_the_file_to_the_test(one_ray, tmp_path, capsys, monkeypatc
     assert main(["tune", str(file), "-o", "out", "--json"]) == 0
     said = capsys.readouterr()
     found = json.loads(said.out.splitlines()[-1])
-    assert "6 trials and 2 runs of at most" in said.err and "[6/6] " in said.err
+    assert "6 trials and 4 runs of at most" in said.err and "[6/6] " in said.err
 
     trials = read_trials(tmp_path / "out")
     assert len(trials) == 6 and {t.status for t in trials} <= {FINISHED, STOPPED, FAILED}
@@ -61,7 +62,12 @@ def test_a_sweep_from_the_file_to_the_test(one_ray, tmp_path, capsys, monkeypatc
     assert "each of these runs read the test split once" in found["statement"]
     if best.status == FINISHED:  # the run of the same seed is the trial once more
         assert found["runs"][0]["valid"]["ndcg@10"] == best.score
-    (_, record) = read_records(tmp_path / "out" / "final")
+    tuned = [r for r in read_records(tmp_path / "out" / "final") if r.label == "SASRecAll, tuned"]
+    before = [r for r in read_records(tmp_path / "out" / "final") if r.label == "SASRecAll, default"]
+    assert len(tuned) == 2 and len(before) == len(found["default_runs"]) == 2 * (best.number != 1)
+    if before and trials[0].status == FINISHED:
+        assert before[0].result.valid["ndcg@10"] == trials[0].score
+    record = tuned[1]
     assert record.tried == 6 and record.chosen == best.point and record.failed_points == len(failed)
 
     made = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
@@ -87,6 +93,33 @@ def test_a_sweep_from_the_file_to_the_test(one_ray, tmp_path, capsys, monkeypatc
     assert "holds another search (its trials is 6); start anew" in capsys.readouterr().err
     assert main(["tune", str(file), "-o", "elsewhere", "--resume"]) == 2
     assert "elsewhere holds no search to resume" in capsys.readouterr().err
+
+
+def test_trials_start_from_the_first_stages_that_they_share(one_ray, tmp_path):
+    """Through Ray: one checkpoint, made once, from which a trial gets to where a run of its settings gets by itself."""
+    stages = [
+        {"name": "pretrain_sasrec", "groups": {"sasrec": "sasrec_lr"}, "epochs": 2},
+        {"name": "end_to_end", "groups": {"sasrec": "finetune_lr", "retriever": "finetune_lr"}, "epochs": 2},
+    ]
+    space = {"finetune_lr": {"loguniform": [0.0001, 0.01]}, "temperature": {"uniform": [0.05, 0.3]}}
+    content = {"model": "UR4RecMoE", "shared_stages": 1, "later_settings": list(space), "trials": 3, "space": space}
+    lines = []
+    trials = searched(tmp_path, lines, epochs=2, settings=SMALL_UR4REC | {"stages": stages}, **content)
+    assert lines[0] == "first stages, which all trials share: 1"
+    first = tmp_path / "out" / "first_stages"
+    assert {path.name for path in first.glob("*.pt")} == {"last.pt", "best-1-pretrain_sasrec.pt"}
+    assert [t.status for t in trials] == [FINISHED] * 3
+    for trial in trials:  # the first stage's epochs are told of by no trial
+        assert [epoch for epoch, _ in trial.history] == [3, 4] and (trial.epochs, trial.compared_epochs) == (4, 2)
+    sweep = make_sweep(tmp_path / "sweep.yaml", None, {}, {})
+    last = trials[-1]
+    config = build_config("UR4RecMoE", "cycle", (), sweep.settings_at(last.point) | {"use_gpu": False}, ())
+    assert last.valid == pytest.approx(validate(config), abs=1e-6)
+    written = (first / "last.pt").stat().st_mtime_ns
+    (tmp_path / "out" / "trials.jsonl").unlink()  # as if it had been broken off after its last trial
+    again = search(sweep, tmp_path / "out", Resources(), resume=True, say=lines.append)
+    assert [t.history for t in again] == [t.history for t in trials]
+    assert (first / "last.pt").stat().st_mtime_ns == written
 
 
 def test_killed_without_warning_it_goes_on(tmp_path):
