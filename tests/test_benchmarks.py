@@ -13,6 +13,7 @@ from recbole_llm.comparison.record import FAILED, OTHERS_FILE, About, per_user_f
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import quality  # noqa: E402
+import tuned  # noqa: E402
 
 PLAN = Plan(dataset="toy", rows=(Row("Pop", "Pop", seeds=3), Row("SASRec", "SASRec")), seeds=3, first_seed=1)
 
@@ -76,3 +77,20 @@ def test_rows_that_begin_so_are_run_alone_and_the_others_stay(tmp_path, kept):
     write_about(out, About())
     quality.keep(out, kept, PLAN)
     assert [r.label for r in read_records(kept)] == ["Pop"] * 3 + ["SASRec"] * 3
+
+
+def test_what_is_kept_of_a_search(tmp_path):
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    comparison(out / "final")
+    for name in ("tuned.json", "trials.jsonl"):
+        (out / name).write_text(name)
+    (kept / "per_user").mkdir(parents=True)
+    (kept / "per_user" / "old.parquet").write_text("of an earlier search")
+    tuned.keep(out, kept)
+    records = read_records(kept)
+    assert records == read_records(out / "final") and len(records) == 6
+    assert {p.name for p in kept.iterdir()} == {
+        "records.jsonl", "comparison.json", "tuned.json", "trials.jsonl", "per_user"
+    }  # fmt: skip
+    assert len(list((kept / "per_user").iterdir())) == 6
+    assert all(list(pd.read_parquet(per_user_file(kept, r))) == ["user", "ndcg@10"] for r in records)

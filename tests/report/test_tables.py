@@ -189,6 +189,22 @@ def test_metrics_beyond_accuracy_follow_and_are_not_tested(tmp_path):
     assert section.table.tested == ("hit@10", "ndcg@10", "mrr@10")
 
 
+def test_what_is_tested_is_shown_and_is_what_figures_are_about(tmp_path):
+    made = []
+    for record, users in make_records():
+        if users is not None:
+            users = users | {"ndcg@20": users["ndcg@10"] / 2 + 0.1}
+            test = record.result.test | {"ndcg@20": float(users["ndcg@20"].mean())}
+            record = replace(record, result=replace(record.result, test=test))
+        made.append((record, users))
+    folder = write_comparison(tmp_path / "c", made)
+    (section,) = built(folder, tested=["ndcg@20"]).sections
+    assert section.metrics == ("ndcg@20", "hit@10", "ndcg@10", "mrr@10") and section.table.tested == ("ndcg@20",)
+    assert section.main_metric == "ndcg@20" and section.users
+    (section,) = built(folder).sections
+    assert "ndcg@20" not in section.metrics and section.main_metric == "ndcg@10"
+
+
 def test_other_metrics_are_shown_where_none_is_known(tmp_path):
     result = make_result("FM", 1, {}, test={"auc": 0.7, "logloss": 0.5})
     folder = write_comparison(tmp_path / "c", [(Record("FM", "FM", "toy", "ctr", 1, OK, result=result), None)])
