@@ -29,7 +29,7 @@ class Trial:
         history: [epochs trained, validation metric] of every validation.
         resumed: epochs trained when it was taken up again, each time; also of the trial whose place it took.
         started, ended: Unix times; 0 for a trial that has not ended.
-        seconds: that it trained, those of broken-off parts included.
+        seconds: that it trained and validated, those of broken-off parts included, without its reports to the search.
     """
 
     id: str

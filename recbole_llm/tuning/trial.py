@@ -89,11 +89,12 @@ def run_trial(
     if start is not None and not (folder / LAST).is_file():
         _copy(start, folder)
     clock, before = time.perf_counter(), trial.seconds
+    waited = 0.0  # for the search to take a report
     broken_off, known = trial.epochs > 0, trial.resumed
     sign = 1.0 if config["valid_metric_bigger"] else -1.0
 
     def tell(stage: int, epochs: int, value: float, best: float) -> None:
-        nonlocal trial
+        nonlocal trial, waited
         earlier = training.results
         total = sum(r.epochs for r in earlier) + epochs
         compared = sum(r.epochs for r in earlier[n_first:]) + epochs if stage >= n_first else 0
@@ -107,10 +108,12 @@ def run_trial(
             compared_epochs=compared,
             history=history,
             resumed=resumed,
-            seconds=before + time.perf_counter() - clock,
+            seconds=before + time.perf_counter() - clock - waited,
         )
+        told = time.perf_counter()
         write_trial(folder, trial)
         report(trial)
+        waited += time.perf_counter() - told
 
     training, loader, valid = _prepared(config, data, folder, tell, new_rates)
     training.fit(loader, valid, resume=True, show_progress=False)
@@ -127,7 +130,7 @@ def run_trial(
         compared_epochs=sum(r.epochs for r in training.results[n_first:]),
         valid=dict(training.results[-1].valid),
         history=history,
-        seconds=before + time.perf_counter() - clock,
+        seconds=before + time.perf_counter() - clock - waited,
     )
     return write_trial(folder, trial)
 
