@@ -3,9 +3,9 @@
     python benchmarks/tune.py [--full] [--trials 16] [--model AGLRec] [--dataset ml-100k] [--json] [--out FILE]
 
 The same points (random search, one seed) under ASHA and under FIFO: epochs trained, and the best validation metric.
-Overhead: from the end of the trial before in the same process to the end of a trial, less the seconds in which the trial
-itself trained and validated; the median over the trials of FIFO. So all that the search adds is counted, and not in its
-favour that a trial, unlike a plain run, need not load its data. A core a trial.
+Overhead: from the end of the trial before in the same process to the end of a trial, less the seconds in which it
+trained and validated; the median over the trials of FIFO. So all that the search adds is counted, and not in its favour
+that a trial, unlike a plain run, need not load its data. A core a trial.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python benchmarks/tuned.py [--model AGLRec] [--dataset ml-100k] [--trials 24] [--docs] [--json]
 
 `recbole-llm tune` with the space of properties/tune/<model>.yaml; a search broken off goes on. What was tried, what was
-chosen, and the runs of both configurations are kept in benchmarks/results/tuned-<model>/. The default of a record is that
-of its day: where the search found better, it has become what was found.
+chosen, and the runs of both configurations are kept in benchmarks/results/tuned-<model>/. The default of a record is
+that of its day: where the search found better, it has become what was found.
 """
 
 import argparse
