@@ -21,7 +21,7 @@ def ml_1m() -> None:
 
 def news_dkn() -> None:
     """DKN's titles, and a row of each."""
-    _convert("news-dkn", SHARED / "data" / "news-dkn")
+    _convert("news-dkn", SHARED / "data" / "news-dkn", "dkn")
     _encode("news-dkn", ["text"], "--feature", "text", "--template", "{title}")
 
 
@@ -29,12 +29,12 @@ def _folder(dataset: str) -> Path:
     return REPOSITORY / "dataset" / dataset
 
 
-def _convert(dataset: str, source: Path) -> None:
+def _convert(dataset: str, source: Path, form: str | None = None) -> None:
     if (_folder(dataset) / f"{dataset}.inter").is_file():
         return
     if not source.exists():
         raise SystemExit(f"{source} is not there; set RECBOLE_LLM_SHARED to the folder that holds data/")
-    _command("convert", dataset, "--source", str(source))
+    _command("convert", form or dataset, "--source", str(source))
 
 
 def _encode(dataset: str, features: list[str], *how: str) -> None:

@@ -402,7 +402,7 @@ class TestRecord:
 @pytest.mark.parametrize(
     ("dataset", "way_out"),
     [
-        ("news-dkn", r"make it with: recbole-llm convert news-dkn --source FOLDER \("),
+        ("news-dkn", r"make it with: recbole-llm convert dkn --source FOLDER \("),
         ("anime", r"make it with: recbole-llm convert anime --source anime.zip \("),
         ("ml-1m", r"make it with: recbole-llm convert ml-1m --source FOLDER \("),
         ("elsewhere", "set data_path to the folder"),

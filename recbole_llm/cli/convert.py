@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         RecBoleLLMError: a wrong name, or a missing or malformed file.
     """
     args = _parser().parse_args(list(argv))
-    name = args.format if args.dataset is None else args.dataset
+    name = (FORMATS[args.format].dataset or args.format) if args.dataset is None else args.dataset
     if not name or name != Path(name).name or name.startswith("."):
         raise ConfigError(f"--dataset '{name}' is no name for a folder; choose one without / and without a leading dot")
     if name == PACKAGED:

@@ -10,10 +10,12 @@ class Format:
     Attributes:
         reads: what ``--source`` is, for the help.
         convert: ``module:function``, imported when chosen; the function makes a ``Converted`` of the source's path.
+        dataset: what the dataset is called unless told otherwise; "": as the format.
     """
 
     reads: str
     convert: str
+    dataset: str = ""
 
 
 FORMATS = {
@@ -35,8 +37,9 @@ FORMATS = {
         "zips, as MINDsmall_train and MINDsmall_dev; entity_embedding.vec where there is one",
         "recbole_llm.convert.mind:convert",
     ),
-    "news-dkn": Format(
+    "dkn": Format(
         "titles of news with entities (DKN): a folder with raw_train.txt and raw_test.txt",
         "recbole_llm.convert.dkn:convert",
+        dataset="news-dkn",
     ),
 }

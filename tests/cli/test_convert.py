@@ -189,6 +189,14 @@ class TestCommand:
             main(["convert", "films", "--source", "x"])
         assert ended.value.code == 2 and "choose from anime, aglrec, ml-1m" in capsys.readouterr().err.replace("'", "")
 
+    def test_a_dataset_may_be_called_otherwise_than_its_format(self, tmp_path, capsys):
+        source = tmp_path / "source"
+        source.mkdir()
+        for part in ("train", "test"):
+            (source / f"raw_{part}.txt").write_text("7\ta title\t1\t1:A\n")
+        assert main(["convert", "dkn", "--source", str(source), "--out", str(tmp_path)]) == 0
+        assert (tmp_path / "news-dkn" / "news-dkn.inter").is_file()
+
     @pytest.mark.parametrize("name", list(FORMATS))
     def test_every_format_has_its_function_and_its_row_in_the_documents(self, name, tmp_path):
         assert main(["convert", name, "--source", str(tmp_path)]) == 2  # an empty folder, which it has looked into
