@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from recbole_llm.cli.options import parse_options
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -32,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         RecBoleLLMError: for a dataset, file or column that is not there.
     """
-    args, rest = _parser().parse_known_args(list(argv))
+    args, rest = parse_options(_parser(), argv)
     from recbole_llm.config.sources import parse_command_line
     from recbole_llm.experiment.audit import audit, item_titles, read_user_texts
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_llm.cli.options import parse_options
 from recbole_llm.cli.places import feature_folder
 from recbole_llm.errors import ConfigError
 
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         RecBoleLLMError: for a wrong dataset, prompt, model or endpoint, or a missing package.
     """
-    args, rest = _parser().parse_known_args(list(argv))
+    args, rest = parse_options(_parser(), argv)
     _check(args)
     from recbole_llm.augment.prompts import read_prompt
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from recbole_llm.cli.options import parse_options
 from recbole_llm.comparison.plan import Plan, Row, make_plan, read_ablation, read_plan
 from recbole_llm.config.sources import parse_command_line
 from recbole_llm.errors import ConfigError
@@ -72,7 +73,7 @@ def main_ablate(argv: Sequence[str]) -> int:
 
 def _main(argv: Sequence[str], ablation: bool) -> int:
     parser = _parser(ablation)
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parse_options(parser, argv)
     plan = _plan(args, rest, ablation)
     name = Path(args.file).stem if args.file else "-".join(row.label for row in plan.rows)[:60]
     out = args.out or Path("runs") / ("ablate" if ablation else "compare") / name

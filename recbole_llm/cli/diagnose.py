@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_llm.cli.options import parse_options
 from recbole_llm.errors import ConfigError
 
 _EPILOG = """\
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         RecBoleLLMError: for a run, model or dataset that is not there, options that do not fit, a missing package.
     """
-    args, rest = _parser().parse_known_args(list(argv))
+    args, rest = parse_options(_parser(), argv)
     if bool(args.checkpoint) == bool(args.model or args.dataset or args.config_files):
         raise ConfigError("name either a run with --checkpoint, or a model and a dataset with --model and --dataset")
     if args.checkpoint and rest:

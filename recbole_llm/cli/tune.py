@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
+from recbole_llm.cli.options import parse_options
 from recbole_llm.config.sources import parse_command_line
 from recbole_llm.errors import ConfigError
 from recbole_llm.paths import properties_dir
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         RecBoleLLMError: for whatever the user can mend, a search without any result among it.
     """
-    args, rest = _parser().parse_known_args(list(argv))
+    args, rest = parse_options(_parser(), argv)
     from recbole_llm.tuning.search import Resources, connect, require, search
 
     require()

@@ -33,6 +33,7 @@ class TrainerHooks:
         identity: what a checkpoint must agree with: model, split fingerprint, feature hashes.
         after_epoch: called with (epoch, valid_score) once an epoch's best has been decided.
         last_results: the EvalResult of every task of the last evaluation, by task name.
+        valid_curve: [epoch, counted from 1, and validation score] of every validation of the stage so far.
     """
 
     def __init__(self, config, model) -> None:
@@ -41,6 +42,7 @@ class TrainerHooks:
         self.identity: dict[str, object] = {}
         self.after_epoch: Callable[[int, float], None] | None = None
         self.last_results: dict[str, EvalResult] = {}
+        self.valid_curve: list[list[float]] = []
         self.epoch_seconds: list[float] = []
         self.eval_seconds = 0.0
 
@@ -57,6 +59,7 @@ class TrainerHooks:
             if self.lr_schedule == "plateau" and self.cur_step and self.cur_step % _PLATEAU == 0:
                 for group in self.optimizer.param_groups:
                     group["lr"] /= 2  # kept by the optimiser's state
+            self.valid_curve.append([epoch_idx + 1, float(valid_score)])
             if self.after_epoch:
                 self.after_epoch(epoch_idx, valid_score)
             if callback_fn:
@@ -212,6 +215,7 @@ class TrainerHooks:
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": self.best_valid_result,
             "train_loss": self.train_loss_dict,
+            "valid_curve": self.valid_curve,
             "epoch_seconds": self.epoch_seconds,
             "eval_seconds": self.eval_seconds,
             "optimizer": self.optimizer.state_dict(),
@@ -227,7 +231,7 @@ class TrainerHooks:
         self.cur_step = state["cur_step"]
         self.best_valid_score = state["best_valid_score"]
         self.best_valid_result = state["best_valid_result"]
-        self.train_loss_dict = state["train_loss"]
+        self.train_loss_dict, self.valid_curve = state["train_loss"], state["valid_curve"]
         self.epoch_seconds, self.eval_seconds = state["epoch_seconds"], state["eval_seconds"]
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.set_rng_state(state["rng"])

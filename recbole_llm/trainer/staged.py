@@ -48,6 +48,7 @@ class StageResult:
         start_valid: validation score of the checkpoint it started from; None in the first stage.
         best_epoch: 1-based; 0 when the starting checkpoint stayed the best.
         train_loss: sum of the loss parts by epoch.
+        valid_curve: [epoch, counted from 1, and validation score] of every validation after one.
         seconds_per_epoch: mean of the training part of an epoch.
     """
 
@@ -62,6 +63,7 @@ class StageResult:
     eval_seconds: float
     trainable: int = 0
     groups: dict[str, float] = field(default_factory=dict)
+    valid_curve: list[list[float]] = field(default_factory=list)
 
 
 def stages_of(config) -> list[Stage]:
@@ -128,6 +130,10 @@ class StagedTraining:
         folder: run folder; ``last.pt`` is written every epoch, ``best-<k>-<stage>.pt`` at every new best.
         identity: see TrainerHooks.
         report: called with one line of text after every epoch and stage.
+
+    Attributes:
+        results: of the stages that have ended.
+        resumed_after: epochs of all stages in the checkpoint that it went on from; 0 if it began anew.
     """
 
     def __init__(
@@ -143,6 +149,7 @@ class StagedTraining:
         self.folder, self.identity = folder, identity
         self.stages = stages_of(config)
         self.results: list[StageResult] = []
+        self.resumed_after = 0
 
     @property
     def last_file(self) -> Path:
@@ -164,6 +171,7 @@ class StagedTraining:
         if state is not None:
             first = state["stage_index"]
             self.results = [StageResult(**r) for r in state["results"]]
+            self.resumed_after = sum(r.epochs for r in self.results) + state["epoch"] + 1
             self.report(f"resuming after epoch {state['epoch'] + 1} of stage {self.stages[first].name}")
         trainer = None
         for k in range(first, len(self.stages)):
@@ -250,6 +258,7 @@ class StagedTraining:
                 eval_seconds=trainer.eval_seconds,
                 trainable=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
                 groups=stage.groups,
+                valid_curve=trainer.valid_curve,
             )
         )
         return trainer

@@ -1,6 +1,7 @@
 """One trial: a configuration trained on validation alone, which reports after every validation and can be taken up."""
 
 import functools
+import itertools
 import math
 import shutil
 import time
@@ -22,12 +23,12 @@ class TrialTraining(StagedTraining):
     """Staged training that tells of every validation, once its epoch is kept.
 
     Args:
-        tell: called with (stage, epochs of it so far, score of the epoch, best score of the stage).
+        tell: called with (stage, its curve so far, its best score), the curve as in ``StageResult.valid_curve``.
         new_rates: whether learning rates are those of the config even where a checkpoint has others, as after
             population based training has changed them.
     """
 
-    def __init__(self, *args, tell: Callable[[int, int, float, float], None], new_rates: bool = False) -> None:
+    def __init__(self, *args, tell: Callable[[int, list[list[float]], float], None], new_rates: bool = False) -> None:
         super().__init__(*args)
         self._tell, self._new_rates = tell, new_rates
 
@@ -35,7 +36,7 @@ class TrialTraining(StagedTraining):
         trainer = super()._trainer(k)
 
         def after(epoch: int, score: float) -> None:
-            self._tell(k, epoch + 1, float(score), float(trainer.best_valid_score))
+            self._tell(k, trainer.valid_curve, float(trainer.best_valid_score))
 
         # RecBole's own callback of fit(); it comes after `last.pt` is written
         trainer.fit = functools.partial(trainer.fit, callback_fn=after)
@@ -86,28 +87,31 @@ def run_trial(
         The finished trial.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if start is not None and not (folder / LAST).is_file():
+    broken_off = (folder / LAST).is_file()
+    if start is not None and not broken_off:
         _copy(start, folder)
     clock, before = time.perf_counter(), trial.seconds
     waited = 0.0  # for the search to take a report
-    broken_off, known = trial.epochs > 0, trial.resumed
+    earlier = trial.resumed
     sign = 1.0 if config["valid_metric_bigger"] else -1.0
 
-    def tell(stage: int, epochs: int, value: float, best: float) -> None:
+    def past(stages: list[tuple[int, list[list[float]]]]) -> dict[str, list]:
+        """What the checkpoint knows, whether or not the record was written before a process died."""
+        own = n_first if start is not None else 0  # stages before are no trial's own
+        resumed = earlier + [training.resumed_after] * broken_off
+        return {"history": _history(stages, own), "resumed": resumed}
+
+    def tell(stage: int, curve: list[list[float]], best: float) -> None:
         nonlocal trial, waited
-        earlier = training.results
-        total = sum(r.epochs for r in earlier) + epochs
-        compared = sum(r.epochs for r in earlier[n_first:]) + epochs if stage >= n_first else 0
-        history = [point for point in trial.history if point[0] < total] + [[total, value]]
-        resumed = trial.resumed + [total - 1] * (broken_off and trial.resumed == known)
+        ended, epochs = training.results, curve[-1][0]
+        compared = sum(r.epochs for r in ended[n_first:]) + epochs if stage >= n_first else 0
         trial = trial.now(
             status=RUNNING,
             score=best,
             order=sign * best,
-            epochs=total,
+            epochs=sum(r.epochs for r in ended) + epochs,
             compared_epochs=compared,
-            history=history,
-            resumed=resumed,
+            **past([*((r.epochs, r.valid_curve) for r in ended), (epochs, curve)]),
             seconds=before + time.perf_counter() - clock - waited,
         )
         told = time.perf_counter()
@@ -120,8 +124,8 @@ def run_trial(
     best, epochs = training.results[-1].best_valid, sum(r.epochs for r in training.results)
     if not math.isfinite(best):
         raise RecBoleLLMError(f"the score is {best}")
-    # a closed-form model validates once, and no callback tells of it
-    history = trial.history or [[epochs, best]]
+    done = past([(r.epochs, r.valid_curve) for r in training.results])
+    done["history"] = done["history"] or [[epochs, best]]  # a closed-form model has no epoch, and validates once
     trial = trial.now(
         status=FINISHED,
         score=best,
@@ -129,10 +133,17 @@ def run_trial(
         epochs=epochs,
         compared_epochs=sum(r.epochs for r in training.results[n_first:]),
         valid=dict(training.results[-1].valid),
-        history=history,
+        **done,
         seconds=before + time.perf_counter() - clock - waited,
     )
     return write_trial(folder, trial)
+
+
+def _history(stages: list[tuple[int, list[list[float]]]], first: int) -> list[list[float]]:
+    """[epochs trained in all, validation score] in the stages from ``first`` on, given the epochs and curve of each."""
+    starts = itertools.accumulate((epochs for epochs, _ in stages), initial=0)
+    own = itertools.islice(zip(starts, stages, strict=False), first, None)
+    return [[start + epoch, score] for start, (_, curve) in own for epoch, score in curve]
 
 
 def _copy(start: Path, folder: Path) -> None:

@@ -9,7 +9,7 @@ from recbole_llm.config import build_config
 from recbole_llm.errors import DataError
 from recbole_llm.experiment.data import build_data, eval_data
 from recbole_llm.experiment.validate import validate
-from recbole_llm.tuning.ledger import FINISHED, STOPPED, Trial, read_trial, write_trial
+from recbole_llm.tuning.ledger import FINISHED, STOPPED, TRIAL_FILE, Trial, read_trial, write_trial
 from recbole_llm.tuning.shared import SharedData
 from recbole_llm.tuning.sweep import find, read_file
 from recbole_llm.tuning.trial import first_stages, run_trial
@@ -125,6 +125,24 @@ def test_what_was_broken_off_goes_on_from_its_epoch(folder, tmp_path):
     assert [now.epochs for now in run.told] == [3, 4]
     assert (again.valid, again.history) == (whole.valid, whole.history)
     assert (whole.resumed, again.resumed) == ([], [2])
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_what_died_between_an_epoch_and_its_record_lacks_nothing(folder, tmp_path, at):
+    """The record is one epoch behind the checkpoint, or is not there yet."""
+    config = config_of(folder, epochs=4)
+    data = SharedData.prepare(config)
+    whole = run(config, data.of(config), tmp_path / "whole")
+    with pytest.raises(Broken):
+        run(config, data.of(config), tmp_path / "broken", stop_after=at)
+    record = tmp_path / "broken" / TRIAL_FILE
+    record.unlink()
+    if at > 1:
+        write_trial(record.parent, run.told[-2])
+        assert read_trial(record.parent).epochs == at - 1
+    again = run(config, data.of(config), record.parent)
+    assert (again.valid, again.history, again.epochs) == (whole.valid, whole.history, whole.epochs)
+    assert again.resumed == [at] and [now.epochs for now in run.told] == list(range(at + 1, 5))
 
 
 def test_a_trial_that_ended_keeps_no_checkpoint(tmp_path):
