@@ -65,11 +65,8 @@ def main(name: str, description: str, columns: Sequence[str], prepare: Callable[
     text = markdown.results(report)
     print(text)
     if args.docs:
-        write_files(make_report(sorted(path.parent for path in RESULTS.glob(f"*/{ABOUT_FILE}"))), DOCS, ["md"])
-        before, begin, rest = README.read_text(encoding="utf-8").partition(f"<!-- {name}:begin -->\n")
-        _, end, after = rest.partition(f"<!-- {name}:end -->")
-        if end:
-            _write(README, f"{before}{begin}{text}\n{end}{after}")
+        write_results()
+        write_block(README, name, text)
     if args.json:
         rows = [
             {"row": r.label, "model": r.model, "protocol": r.protocol, "seed": r.seed, "metrics": r.result.test}
@@ -77,6 +74,20 @@ def main(name: str, description: str, columns: Sequence[str], prepare: Callable[
             if r.result
         ]
         print(json.dumps({"rows": rows, "summary": [_summary(section.table) for section in report.sections]}))
+
+
+def write_results() -> None:
+    """docs/results.md of all comparisons that are kept."""
+    write_files(make_report(sorted(path.parent for path in RESULTS.glob(f"*/{ABOUT_FILE}"))), DOCS, ["md"])
+
+
+def write_block(document: Path, name: str, text: str) -> None:
+    """Put a table where the document keeps a place of this name for it, if it does."""
+    before, begin, rest = document.read_text(encoding="utf-8").partition(f"<!-- {name}:begin -->\n")
+    _, end, after = rest.partition(f"<!-- {name}:end -->")
+    if end:
+        with atomic_writer(document) as file:
+            file.write(f"{before}{begin}{text}\n{end}{after}".encode())
 
 
 def beginning_with(plan: Plan, start: str) -> Plan:
@@ -146,8 +157,3 @@ def _summary(table) -> dict:
         for row in table.rows
     ]
     return {"dataset": table.dataset, "protocol": table.protocol, "reference": table.reference, "rows": rows}
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_writer(path) as file:
-        file.write(text.encode())

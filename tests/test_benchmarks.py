@@ -1,15 +1,25 @@
 """What the quality benchmarks keep of a comparison, and what they take up again."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_data import make_records, write_comparison
+from report_data import make_records, make_result, write_comparison
 
 from recbole_llm.comparison.plan import Plan, Row
-from recbole_llm.comparison.record import FAILED, OTHERS_FILE, About, per_user_file, read_records, write_about
+from recbole_llm.comparison.record import (
+    FAILED,
+    OK,
+    OTHERS_FILE,
+    About,
+    Record,
+    per_user_file,
+    read_records,
+    write_about,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import quality  # noqa: E402
@@ -94,3 +104,37 @@ def test_what_is_kept_of_a_search(tmp_path):
     }  # fmt: skip
     assert len(list((kept / "per_user").iterdir())) == 6
     assert all(list(pd.read_parquet(per_user_file(kept, r))) == ["user", "ndcg@10"] for r in records)
+
+
+def test_the_table_of_searches(tmp_path):
+    """Default and found settings side by side, by validation; what is bold is what validation says."""
+    folder = tmp_path / "tuned-bpr"
+    made = []
+    for name, rate, score in (("default", 0.002, 0.30), ("tuned", 0.012345678, 0.29)):
+        for seed in (1, 2):
+            config = {
+                "valid_metric": "NDCG@10",
+                "valid_metric_bigger": True,
+                "protocol": "loo-full",
+                "learning_rate": rate,
+            }
+            result = make_result(
+                "BPR", seed, {}, config=config, valid={"ndcg@10": score}, test={"ndcg@10": score - 0.1}
+            )
+            made.append((Record(f"BPR, {name}", "BPR", "toy", "loo-full", seed, OK, result=result), None))
+    write_comparison(folder, made)
+    found = {"model": "BPR", "dataset": "toy", "trials": 7, "best": {"settings": {"learning_rate": 0.012345678}}}
+    (folder / "tuned.json").write_text(json.dumps(found))
+    rows = [[cell.text for cell in row] for row in tuned.before_and_after([folder]).rows]
+    shown = ["toy, loo-full, ndcg@10", "–", "0.3000 ± 0.0000", "0.2000 ± 0.0000", "4.50", "learning_rate=0.002"]
+    assert rows[0] == ["BPR, default", *shown]
+    assert rows[1][2] == "7" and rows[1][-1] == "learning_rate=0.01235"
+    assert [row[3].rank for row in tuned.before_and_after([folder]).rows] == [1, 0]
+
+
+def test_a_block_is_put_where_a_document_keeps_its_place(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- a:begin -->\nold\n<!-- a:end -->\nafter\n")
+    quality.write_block(page, "a", "| new |")
+    quality.write_block(page, "b", "nowhere")
+    assert page.read_text() == "before\n<!-- a:begin -->\n| new |\n<!-- a:end -->\nafter\n"

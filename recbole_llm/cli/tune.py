@@ -105,6 +105,7 @@ def main(argv: Sequence[str]) -> int:
     from recbole_llm.tuning.report import write_report
 
     text, written = write_report(sweep, trials, records, metric, out)
+    _say(found["verdict"])
     _say(f"report: {', '.join(os.path.relpath(path) for path in written)}")
     print(json.dumps(found | {"out": str(out)}) if args.json else text)
     return 1 if found["failed_runs"] else 0

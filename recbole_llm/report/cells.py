@@ -107,8 +107,13 @@ def mib(n_bytes: int) -> str:
 
 
 def settings(values: Mapping[str, object]) -> str:
-    """``key=value, key=value``."""
-    return ", ".join(f"{key}={value}" for key, value in values.items())
+    """``key=value, key=value``, long fractions to four significant digits."""
+    return ", ".join(f"{key}={_short(value)}" for key, value in values.items())
+
+
+def _short(value: object) -> str:
+    digits = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return str(value) if isinstance(value, float) and float(digits) == value else digits
 
 
 def shortened(text: str, longest: int) -> str:

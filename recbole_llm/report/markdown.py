@@ -23,7 +23,7 @@ def render(report: Report) -> str:
         for grid, after in zip(section.grids, following, strict=True):
             if grid.name != "results":
                 parts.append(f"### {escape(grid.caption)}")
-            parts.append(_table(grid))
+            parts.append(table(grid))
             if after is None or after.notes != grid.notes:  # tables of one kind share their notes
                 parts += map(escape, grid.notes)
         parts.append("### How to read it")
@@ -38,11 +38,12 @@ def results(report: Report) -> str:
     parts = []
     for section in report.sections:
         grid = section.grids[0]
-        parts += [section.heading, _table(grid), "\n".join(grid.notes)]
+        parts += [section.heading, table(grid), "\n".join(grid.notes)]
     return "\n\n".join(parts)
 
 
-def _table(grid: Grid) -> str:
+def table(grid: Grid) -> str:
+    """A pipe table, without caption and notes."""
     head = [escape(column.title) for column in grid.columns]
     rule = [":---" if column.text else "---:" for column in grid.columns]
     rows = [[text for cell in row for text in _cells(cell)] for row in grid.rows]

@@ -15,6 +15,7 @@ from recbole_llm.comparison.plan import Plan, Row
 from recbole_llm.comparison.record import About, Record, write_about
 from recbole_llm.config.merge import merge
 from recbole_llm.data.files import atomic_writer
+from recbole_llm.tuning.before_after import DEFAULT, TUNED, before_after
 from recbole_llm.tuning.ledger import FAILED, Trial, ranked
 from recbole_llm.tuning.space import settings_of
 from recbole_llm.tuning.sweep import Sweep
@@ -50,7 +51,7 @@ def default_trial(trials: Sequence[Trial]) -> Trial | None:
 
 def tuned_label(sweep: Sweep) -> str:
     """The row of the best configuration."""
-    return f"{sweep.model}, tuned"
+    return f"{sweep.model}, {TUNED}"
 
 
 def searched(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def retrain(
     best = ranked(trials)[0]
     rows = [Row(tuned_label(sweep), sweep.model, settings_of(sweep.space, best.point), search=searched(sweep, trials))]
     if (default := default_trial(trials)) and default != best:
-        rows.append(Row(f"{sweep.model}, default", sweep.model, settings_of(sweep.space, default.point)))
+        rows.append(Row(f"{sweep.model}, {DEFAULT}", sweep.model, settings_of(sweep.space, default.point)))
     plan = Plan(
         dataset=sweep.dataset,
         rows=tuple(rows),
@@ -108,6 +109,7 @@ def write_result(sweep: Sweep, trials: Sequence[Trial], records: Sequence[Record
         "trials": len(trials),
         "epochs": sum(trial.epochs for trial in trials),
         "best": {"trial": best.number, "score": best.score, "settings": settings_of(sweep.space, best.point)},
+        "verdict": _verdict(trials, records),
         "statement": (
             "Trials hold no test row. The best configuration was run again with each seed, the default one too where "
             "it is another; each of these runs read the test split once, after everything was chosen."
@@ -119,6 +121,18 @@ def write_result(sweep: Sweep, trials: Sequence[Trial], records: Sequence[Record
     with atomic_writer(out / RESULT_FILE) as file:
         file.write((json.dumps(found, indent=1) + "\n").encode())
     return found
+
+
+def _verdict(trials: Sequence[Trial], records: Sequence[Record]) -> str:
+    """Whether the search has found something better than the default configuration."""
+    if runs := before_after(records):
+        return runs.verdict()
+    default = default_trial(trials)
+    if default is None:
+        return "No trial of the default configuration gave a score, so the best one is compared with nothing."
+    if default == ranked(trials)[0]:
+        return "The best configuration is the default one."
+    return "No seed has a result of both the best and the default configuration, so they are not compared."
 
 
 def _run(record: Record) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from recbole_llm.report.cells import Cell, Column, Grid
 from recbole_llm.report.html import TEMPLATE, environment
 from recbole_llm.report.sections import Report
 from recbole_llm.report.write import available_formats, make_report
+from recbole_llm.tuning.before_after import DEFAULT, TUNED, BeforeAfter, before_after
 from recbole_llm.tuning.final import FINAL_FOLDER, default_trial
 from recbole_llm.tuning.importance import importance
 from recbole_llm.tuning.ledger import FAILED, FINISHED, STOPPED, Trial, ranked
@@ -42,7 +43,7 @@ def write_report(
     shares = importance(sweep.space, trials)
     section = SearchSection(
         f"Search: {sweep.model} on {sweep.dataset}",
-        _grids(sweep, trials, shares, metric),
+        _grids(sweep, trials, shares, metric, before_after(records)),
         _facts(sweep, trials, metric),
     )
     tested = make_report([out / FINAL_FOLDER]) if any(r.status == OK for r in records) else None
@@ -69,10 +70,12 @@ def write_report(
     return markdown.results(replace(report, sections=(shown, *report.sections[1:]))), list(texts)
 
 
-def _grids(sweep: Sweep, trials: Sequence[Trial], shares: Mapping[str, float], metric: str) -> tuple[Grid, ...]:
+def _grids(
+    sweep: Sweep, trials: Sequence[Trial], shares: Mapping[str, float], metric: str, runs: BeforeAfter | None
+) -> tuple[Grid, ...]:
     grids = [_leaderboard(sweep, trials, metric)]
     if default := default_trial(trials):
-        grids.append(_before_after(default, ranked(trials)[0], metric))
+        grids.append(_before_after(default, ranked(trials)[0], metric, runs))
     if shares:
         rows = tuple((Cell(key), Cell(cells.percent(share))) for key, share in shares.items())
         columns = (Column("setting", text=True), Column("share of the variance"))
@@ -104,19 +107,23 @@ def _leaderboard(sweep: Sweep, trials: Sequence[Trial], metric: str) -> Grid:
     return Grid("results", "Leaderboard", columns, tuple(rows), notes)
 
 
-def _before_after(default: Trial, best: Trial, metric: str) -> Grid:
+def _before_after(default: Trial, best: Trial, metric: str, runs: BeforeAfter | None) -> Grid:
+    """Both configurations as trials and, where they were run with several seeds, over these."""
     rows = tuple(
         (
-            Cell(name),
+            Cell(title),
             Cell(f"trial {trial.number}"),
             Cell(cells.number(trial.score)),
+            *([Cell(runs.mean_sd(name), 1 if runs.gained == (name == TUNED) else 0)] if runs else []),
             Cell(cells.settings({key: _text(value) for key, value in trial.point.items()})),
         )
-        for name, trial in (("default", default), ("best", best))
+        for title, name, trial in (("default", DEFAULT, default), ("best", TUNED, best))
     )
-    columns = (Column("configuration", text=True), Column("trial"), Column(f"valid {metric}"),
+    columns = (Column("configuration", text=True), Column("trial"), Column(f"valid {metric} of the trial"),
+               *([Column(f"valid {metric}, {len(runs.tuned)} seeds")] if runs else []),
                Column("settings", text=True))  # fmt: skip
-    return Grid("before-after", "Default and best configuration, by validation", columns, rows)
+    notes = (runs.verdict(),) if runs else ()
+    return Grid("before-after", "Default and best configuration, by validation", columns, rows, notes)
 
 
 def _facts(sweep: Sweep, trials: Sequence[Trial], metric: str) -> tuple[tuple[str, str], ...]:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,11 @@ def test_the_results_are_those_of_the_kept_records():
     results = ROOT / "benchmarks" / "results"
     folders = sorted(path.parent for path in results.glob("*/comparison.json"))
     assert markdown.render(make_report(folders)) == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_searches_is_that_of_the_kept_records():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import tuned
+
+    kept = dict(re.findall(GENERATED, (ROOT / "docs" / "tune.md").read_text(encoding="utf-8"), flags=re.DOTALL))
+    assert kept["tuned"] == markdown.table(tuned.before_and_after(tuned.kept_searches())) + "\n"

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from recbole_llm.report import latex, markdown, table_csv
+from recbole_llm.report import cells, latex, markdown, table_csv
 from recbole_llm.report.cells import Cell
 
 
@@ -146,3 +146,8 @@ def test_csv_has_costs_of_rows(report):
         r["name"]: r["value"] for r in rows_of(report) if r["row"] == "SASRec" and r["kind"] == "cost" and not r["seed"]
     }
     assert float(found["train_seconds"]) == cost.train_seconds and int(found["peak_bytes"]) == cost.peak_bytes
+
+
+def test_settings_are_short_where_that_loses_digits_nobody_reads():
+    values = {"a": 0.00654132355080527, "b": 200.0, "c": 1e-05, "d": [1, 2], "e": "x", "f": 20480}
+    assert cells.settings(values) == "a=0.006541, b=200.0, c=1e-05, d=[1, 2], e=x, f=20480"
