@@ -21,7 +21,7 @@ from recbole_llm.comparison.record import ABOUT_FILE, per_user_file, read_about,
 from recbole_llm.data.files import atomic_writer
 from recbole_llm.report import cells, markdown
 from recbole_llm.report.cells import Cell, Column, Grid
-from recbole_llm.tuning.before_after import DEFAULT, TUNED, before_after, over_seeds
+from recbole_llm.tuning.before_after import DEFAULT, TUNED, before_after
 from recbole_llm.tuning.final import FINAL_FOLDER, RESULT_FILE
 from recbole_llm.tuning.ledger import LIST_FILE
 
@@ -83,8 +83,8 @@ def before_and_after(folders: list[Path]) -> Grid:
             rows.append((
                 Cell(label), Cell(f"{found['dataset']}, {config['protocol']}, {metric}"),
                 Cell(str(found["trials"]) if name == TUNED else cells.NOTHING),
-                Cell(over_seeds([r.valid[metric] for r in made]), int(bold)),
-                Cell(over_seeds([r.test[metric] for r in made])),
+                Cell(cells.over_runs([r.valid[metric] for r in made]), int(bold)),
+                Cell(cells.over_runs([r.test[metric] for r in made])),
                 Cell(cells.seconds(statistics.mean(r.seconds["train"] for r in made))),
                 Cell(cells.settings({key: config[key] for key in found["best"]["settings"]})),
             ))  # fmt: skip

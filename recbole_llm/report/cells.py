@@ -1,6 +1,7 @@
 """Tables as plain text cells, and how numbers are written: what the renderers of a report share."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,11 @@ def mean_sd(mean: float, sd: float | None) -> str:
         return text
     decimals = len(text.partition(".")[2])
     return f"{text} ± {sd:,.{decimals}f}"
+
+
+def over_runs(values: Sequence[float]) -> str:
+    """Mean and, of several runs, standard deviation (n - 1)."""
+    return mean_sd(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def signed(value: float) -> str:

@@ -148,6 +148,7 @@ def _section(loaded: Loaded, k: int, key: tuple[str, str, str], reference, wante
         tables.results(table, metrics, test, observed(records)),
         *tables.slices(table, records, main),
         *tables.choices(table, records),
+        *tables.validation(table, records),
         *tables.tests(table, test),
     )
     return Section(

@@ -176,3 +176,32 @@ def choices(table: Table, records: Sequence[Record]) -> list[Grid]:
     what = "Settings" if any(r.searched for r in records) else "Grid points"
     caption = f"{what} that validation chose; the test rows played no part"
     return [Grid("choices", caption, columns, tuple(rows))]
+
+
+def validation(table: Table, records: Sequence[Record]) -> list[Grid]:
+    """The metric that chose, on validation and on test; empty where no run was chosen by validation."""
+    found = {}
+    for row in table.rows:
+        own = [r.result for r in records if r.label == row.label and r.status == OK]
+        metrics = {str(result.config.get("valid_metric")).lower() for result in own}
+        metric = min(metrics, default="")
+        if len(metrics) == 1 and all(metric in result.valid and metric in result.test for result in own):
+            valid, test = [r.valid[metric] for r in own], [r.test[metric] for r in own]
+            found[row.label] = metric, cells.over_runs(valid), cells.over_runs(test)
+    if not found:
+        return []
+    metrics = {metric for metric, *_ in found.values()}
+    name = f" {min(metrics)}" if len(metrics) == 1 else ""
+    own = (
+        [Column("metric", text=True)] if not name else []
+    )  # phased training is watched by a metric of the row's phases
+    columns = (Column("row", text=True), *own, Column(f"validation{name}"), Column(f"test{name}"))
+    rows = tuple(
+        (Cell(label), *([Cell(metric)] if own else []), Cell(valid), Cell(test))
+        for label, (metric, valid, test) in found.items()
+    )
+    note = (
+        "Mean ± standard deviation over seeds. Validation chose epochs, stages and grid points, so its numbers are the "
+        "best of several. Rows in another order there than on test were chosen for what does not carry over."
+    )
+    return [Grid("validation", "Validation, which chose, beside test", columns, rows, (note,))]

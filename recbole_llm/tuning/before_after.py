@@ -34,8 +34,8 @@ class BeforeAfter:
         return [record.result.valid[self.metric] for record in records]
 
     def mean_sd(self, name: str) -> str:
-        """Of the scores of DEFAULT or TUNED, see :func:`over_seeds`."""
-        return over_seeds(self.scores(name))
+        """Of the scores of DEFAULT or TUNED."""
+        return cells.over_runs(self.scores(name))
 
     @property
     def gained(self) -> bool:
@@ -51,11 +51,6 @@ class BeforeAfter:
         if self.gained:
             return f"By validation {over} the best configuration is better: {numbers}."
         return f"By validation {over} the best configuration is not better: {numbers}; keep the default."
-
-
-def over_seeds(values: Sequence[float]) -> str:
-    """Mean and, of several, standard deviation (n - 1), as reports write it."""
-    return cells.mean_sd(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def before_after(records: Sequence[Record]) -> BeforeAfter | None:

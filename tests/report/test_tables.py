@@ -316,3 +316,39 @@ def test_seconds(value, text):
 
 def test_failures_are_gathered_by_reason():
     assert cells.failures([(1, "a"), (2, "b\nc"), (3, "a"), (4, "a")]) == "seeds 1, 3 and 4: a; seed 2: b c"
+
+
+def chosen_runs(label: str, metric: str, *scores: tuple[float, float]) -> list:
+    made = []
+    for seed, (valid, test) in enumerate(scores):
+        config = {"valid_metric": metric.upper()}
+        result = make_result("M", seed, {}, config=config, valid={metric: valid}, test={metric: test})
+        made.append(
+            (Record(label, "M", "toy", "p", seed, OK, result=replace(result, run_folder=f"{label}{seed}")), None)
+        )
+    return made
+
+
+def test_what_chose_stands_beside_test(tmp_path):
+    made = [*chosen_runs("A", "ndcg@10", (0.30, 0.20), (0.32, 0.24)), *chosen_runs("B", "ndcg@10", (0.25, 0.26))]
+    (section,) = built(write_comparison(tmp_path / "c", made)).sections
+    found = grid(section, "validation")
+    assert [c.title for c in found.columns] == ["row", "validation ndcg@10", "test ndcg@10"]
+    texts = [[cell.text for cell in row] for row in found.rows]
+    assert texts == [["A", "0.3100 ± 0.0141", "0.2200 ± 0.0283"], ["B", "0.2500", "0.2600"]]
+
+
+def test_rows_that_were_chosen_by_other_metrics_say_so(tmp_path):
+    made = [*chosen_runs("A", "cold/auc", (0.6, 0.5)), *chosen_runs("B", "warm-a/auc", (0.7, 0.8))]
+    (section,) = built(write_comparison(tmp_path / "c", made)).sections
+    found = grid(section, "validation")
+    assert [c.title for c in found.columns] == ["row", "metric", "validation", "test"]
+    assert [[cell.text for cell in row] for row in found.rows] == [
+        ["A", "cold/auc", "0.6000", "0.5000"], ["B", "warm-a/auc", "0.7000", "0.8000"]
+    ]  # fmt: skip
+
+
+def test_recommendations_made_elsewhere_were_chosen_by_nothing(tmp_path):
+    made = [(Record("A", "M", "toy", "p", 1, OK, result=make_result("M", 1, {"ndcg@10": np.ones(3)}, valid={})), None)]
+    (section,) = built(write_comparison(tmp_path / "c", made)).sections
+    assert "validation" not in [g.name for g in section.grids]

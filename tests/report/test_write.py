@@ -56,7 +56,9 @@ def test_command(comparison, tmp_path, capsys):
     assert capsys.readouterr().out == f"wrote {out / 'results.md'}\nwrote {out / 'results.tex'}\n"
     text = (out / "results.md").read_text(encoding="utf-8")
     assert text.startswith("# T\n\nFrom a file.\n\n## toy, loo-full\n\n| row | hit@10 | seeds |")
-    assert "| Pop † |" in text and "Wilcoxon signed-rank test over users" in text and "ndcg" not in text
+    assert "| Pop † |" in text and "Wilcoxon signed-rank test over users" in text
+    chose = text[text.index("### Validation, which chose") : text.index("### hit@10: Pop minus each row")]
+    assert "| validation ndcg@10 |" in chose and "ndcg" not in text.replace(chose, "")
 
 
 def test_without_the_packages_of_the_page_the_command_writes_the_rest(comparison, tmp_path, capsys, monkeypatch):
