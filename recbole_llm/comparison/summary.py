@@ -15,7 +15,7 @@ from recbole_llm.config.record import NOT_RUN_RELEVANT
 from recbole_llm.errors import DataError
 
 # metrics of which less is better; all others: more
-LESS_IS_BETTER = ("giniindex", "averagepopularity", "logloss", "rmse", "mae")
+LESS_IS_BETTER = ("giniindex", "averagepopularity", "logloss", "log_loss", "base_rate_log_loss", "rmse", "mae")
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,10 @@ def _value(records: list[Record], metric: str, rank: int) -> Value:
 
 
 def _ranks(means: dict[str, float], metric: str) -> dict[str, int]:
-    """1 for the best, 2 for the second best value; equal means share a rank."""
+    """1 for the best, 2 for the second best value; equal means share a rank, and where all are equal there is none."""
     finite = {label: value for label, value in means.items() if math.isfinite(value)}
+    if len(finite) > 1 and len(set(finite.values())) == 1:
+        return {}
     less = metric.rpartition("/")[2].split("@")[0] in LESS_IS_BETTER
     best = sorted(set(finite.values()), reverse=not less)[:2]
     return {label: best.index(value) + 1 for label, value in finite.items() if value in best}

@@ -5,13 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from recbole.evaluator.register import smaller_metrics
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from recbole_llm.comparison.differences import per_user
 from recbole_llm.comparison.record import FAILED, OK, Record, per_user_file, read_records, write_records
-from recbole_llm.comparison.summary import summarise
+from recbole_llm.comparison.summary import LESS_IS_BETTER, summarise
 from recbole_llm.errors import DataError
+from recbole_llm.evaluation.impressions import accuracy_and_log_loss
 from recbole_llm.experiment.record import RunResult
 
 N_USERS = 80
@@ -90,11 +92,27 @@ def test_means_deviations_ranks_and_costs(tmp_path, scores, records):
 
 def test_equal_means_share_a_rank_and_less_gini_is_better(tmp_path):
     values = np.linspace(0, 1, 8)
-    records = [make(tmp_path, label, 1, values, gini=gini) for label, gini in [("a", 0.9), ("b", 0.2), ("c", 0.4)]]
+    rows = [("a", values, 0.9), ("b", values, 0.2), ("c", values / 2, 0.4)]
+    records = [make(tmp_path, label, 1, ndcg, gini=gini) for label, ndcg, gini in rows]
     (table,) = summarise(tmp_path, records, reference=None)
-    assert [r.values["ndcg@10"].rank for r in table.rows] == [1, 1, 1]
+    assert [r.values["ndcg@10"].rank for r in table.rows] == [1, 1, 2]
     assert [r.values["giniindex@10"].rank for r in table.rows] == [0, 1, 2]
     assert all(not r.tests for r in table.rows)
+
+
+def test_where_all_are_equal_none_is_best(tmp_path):
+    values = np.linspace(0, 1, 8)
+    records = [make(tmp_path, label, 1, values, gini=gini) for label, gini in [("a", 0.9), ("b", 0.2)]]
+    (table,) = summarise(tmp_path, records, reference=None)
+    assert [r.values["ndcg@10"].rank for r in table.rows] == [0, 0]
+
+
+def test_less_is_better_of_every_loss_and_error():
+    """By the names that the evaluators give: ours of labelled rows, and RecBole's."""
+    ours = accuracy_and_log_loss(np.array([0, 1]), np.array([0.2, 0.7]), 0.5)
+    losses = {name for name in ours if "loss" in name}
+    assert losses == set(ours) & set(LESS_IS_BETTER) and len(losses) == 2
+    assert {"rmse", "mae", "logloss"} <= set(smaller_metrics) <= set(LESS_IS_BETTER)
 
 
 def test_tests_average_seeds_first_and_correct_over_rows(tmp_path, scores, records):
