@@ -11,5 +11,5 @@ import prepared
 import quality
 
 if __name__ == "__main__":
-    columns = ["pooled/auc", "pooled/auc_low", "pooled/auc_high", "pooled/log_loss", "pooled/base_rate_log_loss"]
+    columns = ["pooled/auc", "pooled/auc_low", "pooled/auc_high", "pooled/gauc", "pooled/log_loss"]
     quality.main("news-dkn", __doc__, columns, prepared.news_dkn)

@@ -34,7 +34,7 @@ _WHOLE_NUMBERS = {
 }  # fmt: skip
 _LEAST = {"learning_rate": 0.0, "weight_decay": 0.0, "update_learning_rate": 0.0}
 _PHASED_KEYS = ("update_epochs", "update_batches", "update_learning_rate", "choice_metric")
-_SHOWN_METRIC = re.compile("auc|mrr|ndcg@(5|10)|pooled/auc", re.IGNORECASE)
+_SHOWN_METRIC = re.compile("auc|mrr|ndcg@(5|10)|pooled/g?auc", re.IGNORECASE)
 _PHASED_METRIC = re.compile("(cold|warm-[abc])/(auc|f1)", re.IGNORECASE)
 
 
@@ -141,8 +141,8 @@ def check_metrics(settings: Mapping[str, Any], known: Mapping[str, Any]) -> None
             raise ConfigError("impressions are evaluated by the plugin: set evaluator to recbole_llm")
         if not _SHOWN_METRIC.fullmatch(str(settings["valid_metric"])):
             raise ConfigError(
-                "valid_metric under impressions is AUC, MRR, NDCG@5 or NDCG@10, by impression, or pooled/AUC, not "
-                f"'{settings['valid_metric']}'"
+                "valid_metric under impressions is AUC, MRR, NDCG@5 or NDCG@10, by impression, pooled/AUC or "
+                f"pooled/GAUC, not '{settings['valid_metric']}'"
             )
         return
     if not settings["topk"] or not all(type(k) is int and k >= 1 for k in settings["topk"]):

@@ -51,16 +51,17 @@ def pooled_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     return {"auc": auc(labels, scores), "f1": f1(labels, scores)}
 
 
-def auc_by_user(users: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def auc_by_user(users: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """AUC of each user's own rows; users with one label only have none and are left out.
 
     Args:
         users: [n] int64. labels: [n] bool. scores: [n] float.
     Returns:
-        user ids ascending [m] int64, AUC [m] float64.
+        user ids ascending [m] int64, AUC [m] float64, rows [m] int64.
     """
     order = np.argsort(users, kind="stable")
     ids, starts = np.unique(users[order], return_index=True)
     parts = np.split(order, starts[1:])
     values = np.array([auc(labels[rows], scores[rows]) for rows in parts])
-    return ids[~np.isnan(values)], values[~np.isnan(values)]
+    has = ~np.isnan(values)
+    return ids[has], values[has], np.array([len(rows) for rows in parts])[has]

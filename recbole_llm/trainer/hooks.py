@@ -15,7 +15,7 @@ from recbole.trainer import Trainer
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from recbole_llm.errors import CheckpointError, TrainingError
+from recbole_llm.errors import CheckpointError, DataError, TrainingError
 from recbole_llm.evaluation.kernel import EvalResult, evaluate
 from recbole_llm.trainer import checkpoint
 from recbole_llm.trainer.eval_data import EvalData
@@ -159,6 +159,11 @@ class TrainerHooks:
         start = time.perf_counter()
         result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
         self.eval_seconds += time.perf_counter() - start
+        if self.valid_metric not in result:
+            raise DataError(
+                f"validation gives no {self.valid_metric}: too few of its rows belong together; choose another "
+                f"valid_metric, of {', '.join(result)}"
+            )
         return result[self.valid_metric], result
 
     @torch.no_grad()

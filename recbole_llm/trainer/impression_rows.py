@@ -30,7 +30,12 @@ class ImpressionRows(LabelledRows):
     per_unit: dict[str, np.ndarray] | None = None
 
     def evaluate(self, model, device: torch.device) -> dict[str, float]:
-        """``auc``, ``mrr``, ``ndcg@k`` by impression; ``pooled/auc`` and, of probabilities, accuracy and log loss.
+        """``auc``, ``mrr``, ``ndcg@k`` by impression; of all rows ``pooled/...``: AUC, GAUC, accuracy and log loss of
+        probabilities.
+
+        GAUC is the mean over users of the AUC of each one's own rows, weighted by their number (Zhu et al. 2017,
+        https://arxiv.org/abs/1703.02091): unlike the pool's AUC, it does not count who clicks how often.
+        What needs rows of both labels, in an impression or of a user, is left out where nobody has them.
 
         Raises:
             DataError: when a score is not finite.
@@ -39,11 +44,13 @@ class ImpressionRows(LabelledRows):
         if n_bad := int((~np.isfinite(scores)).sum()):
             raise DataError(f"{n_bad} of {len(scores)} scores are not finite; lower the learning rate")
         metrics: dict[str, float] = {}
-        users, by_user = auc_by_user(self.user_ids, self.labels, scores)
+        users, by_user, n_rows = auc_by_user(self.user_ids, self.labels, scores)
         self.per_unit = {"user": users, "pooled/auc": by_user}
         if self.groups is not None:
             metrics, self.per_unit = impression_metrics(self.groups, self.labels, scores)
         metrics["pooled/auc"] = auc(self.labels, scores)
+        if len(users):
+            metrics["pooled/gauc"] = float(np.average(by_user, weights=n_rows))
         if self.final and (interval := bootstrapped_auc(self.user_ids, self.labels, scores)):
             metrics |= dict(zip(("pooled/auc_low", "pooled/auc_high"), interval, strict=True))
         if predicts_probabilities(model):

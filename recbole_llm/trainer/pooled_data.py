@@ -33,4 +33,4 @@ class PooledData(LabelledRows):
 
     def users(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids of the users who have rows of both labels, ascending, and the AUC of their rows. [m] each."""
-        return auc_by_user(self.user_ids, self.labels, scores)
+        return auc_by_user(self.user_ids, self.labels, scores)[:2]

@@ -54,14 +54,14 @@ def test_scores_that_are_not_finite():
 def test_users_with_one_label_have_no_auc():
     users = np.array([7, 2, 7, 2, 5, 7])
     labels = np.array([True, True, False, True, False, False])
-    ids, values = auc_by_user(users, labels, np.array([0.5, 0.1, 0.2, 0.3, 0.4, 0.6]))
-    assert ids.tolist() == [7] and values.tolist() == [0.5]
+    ids, values, n_rows = auc_by_user(users, labels, np.array([0.5, 0.1, 0.2, 0.3, 0.4, 0.6]))
+    assert ids.tolist() == [7] and values.tolist() == [0.5] and n_rows.tolist() == [3]
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.booleans(), st.integers(-2, 2)), min_size=1, max_size=40))
 def test_by_user_is_auc_of_his_rows(rows):
     users, labels, scores = (np.array(column) for column in zip(*rows, strict=True))
-    ids, values = auc_by_user(users, labels, scores)
-    assert (np.diff(ids) > 0).all()
+    ids, values, n_rows = auc_by_user(users, labels, scores)
+    assert (np.diff(ids) > 0).all() and n_rows.tolist() == [(users == u).sum() for u in ids]
     each = {u: auc(labels[users == u], scores[users == u]) for u in np.unique(users).tolist()}
     assert dict(zip(ids.tolist(), values, strict=True)) == {u: v for u, v in each.items() if not math.isnan(v)}

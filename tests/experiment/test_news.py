@@ -3,6 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from recbole.data.interaction import Interaction
+from recbole.utils import ModelType
+from sklearn.metrics import roc_auc_score
 
 from recbole_llm import run
 from recbole_llm.config import build_config
@@ -10,6 +16,7 @@ from recbole_llm.data.atomic import write_atomic
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.experiment.data import build_data, build_model, eval_data, train_loader
 from recbole_llm.experiment.validate import validate
+from recbole_llm.trainer.impression_rows import ImpressionRows
 
 N_USERS, N_IMPRESSIONS, N_SHOWN, N_ITEMS = 12, 160, 5, 40
 COLUMNS = ["user_id", "item_id", "label", "timestamp", "impression_id"]
@@ -75,6 +82,54 @@ def test_without_impressions_there_is_one_pool(folder, tmp_path):
     assert result.valid["pooled/auc"] == result.test["pooled/auc"] == 0.5 and "auc" not in result.test
     table = pd.read_parquet(tmp_path / result.run_folder.rpartition("/")[2] / "per_user.parquet")
     assert set(table) == {"user", "pooled/auc"} and set(table["user"]) <= {f"u{k}" for k in range(N_USERS)}
+
+
+class Says:
+    """A model that scores rows as it is told."""
+
+    type, predicts_probabilities = ModelType.GENERAL, False
+
+    def __init__(self, scores) -> None:
+        self.given = torch.as_tensor(scores)
+
+    def eval(self) -> None:
+        """As a torch module has it."""
+
+    def predict(self, inputs) -> torch.Tensor:
+        return self.given[inputs["row"]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(-4, 4)), min_size=2, max_size=40))
+def test_gauc_does_not_count_who_clicks_how_often(rows):
+    """It is the mean over users by their rows, and what is added to all scores of a user changes nothing."""
+    users, labels, scores = (np.array(column) for column in zip(*rows, strict=True))
+    shown = ImpressionRows(Interaction({"row": torch.arange(len(rows))}), users, labels, 7, None, 0.5)
+    found = shown.evaluate(Says(scores.astype(float)), torch.device("cpu"))
+    own = [np.flatnonzero(users == u) for u in range(4)]
+    own = [r for r in own if len(set(labels[r])) == 2]
+    if not own:
+        assert "pooled/gauc" not in found
+        return
+    expected = sum(len(r) * roc_auc_score(labels[r], scores[r]) for r in own) / sum(map(len, own))
+    assert found["pooled/gauc"] == pytest.approx(expected)
+    moved = shown.evaluate(Says(scores + 100.0 * users), torch.device("cpu"))
+    assert moved["pooled/gauc"] == found["pooled/gauc"]
+
+
+def test_where_no_user_has_both_labels_another_metric_must_choose(folder, tmp_path):
+    (tmp_path / "once").mkdir()
+    users = [f"u{k}" for k in range(60) for _ in range(2)]
+    frame = pd.DataFrame({"user_id": users, "item_id": [f"n{k}" for k in range(120)]})
+    frame["label"] = [float(k % 4 < 2) for k in range(120)]  # a user clicks on both or on none
+    write_atomic(
+        tmp_path / "once" / "once.inter", frame, dict.fromkeys(("user_id", "item_id"), "token") | {"label": "float"}
+    )
+    changes = settings(tmp_path, tmp_path, "pooled", epochs=1)
+    with pytest.raises(
+        DataError, match="validation gives no pooled/gauc: .* choose another valid_metric, of pooled/auc"
+    ):
+        run("BPR", "once", changes)
+    assert "pooled/gauc" not in run("BPR", "once", changes | {"valid_metric": "pooled/AUC"}).test
 
 
 def test_a_choice_does_not_open_the_test(folder, tmp_path, monkeypatch):

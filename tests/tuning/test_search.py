@@ -60,6 +60,8 @@ def test_a_sweep_from_the_file_to_the_test(one_ray, tmp_path, capsys, monkeypatc
     assert found["best"]["score"] == best.score and found["best"]["settings"] == best.point
     assert [(r["seed"], r["test_reads"]) for r in found["runs"]] == [(2020, 1), (2021, 1)]
     assert "each of these runs read the test split once" in found["statement"]
+    says = "By validation over 2 seeds the best" if best.number != 1 else "The best configuration is the default one."
+    assert found["verdict"].startswith(says) and found["verdict"] in said.err
     if best.status == FINISHED:  # the run of the same seed is the trial once more
         assert found["runs"][0]["valid"]["ndcg@10"] == best.score
     tuned = [r for r in read_records(tmp_path / "out" / "final") if r.label == "SASRecAll, tuned"]
@@ -78,6 +80,7 @@ def test_a_sweep_from_the_file_to_the_test(one_ray, tmp_path, capsys, monkeypatc
     text = (tmp_path / "out" / "results.md").read_text()
     assert "Leaderboard" not in text and "failed: ConfigError: a hidden size of 7" in text
     assert "Default and best configuration, by validation" in text and "SASRecAll, tuned" in text
+    assert found["verdict"] in text or best.number == 1
     page = (tmp_path / "out" / "index.html").read_text()
     for title in ("Optimisation history", "Learning curves", "Parallel coordinates"):
         assert f"<h4>{title}</h4>" in page
