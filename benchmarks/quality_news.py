@@ -11,5 +11,6 @@ import prepared
 import quality
 
 if __name__ == "__main__":
-    columns = ["pooled/auc", "pooled/auc_low", "pooled/auc_high", "pooled/gauc", "pooled/log_loss"]
+    columns = ["pooled/auc", "pooled/auc_low", "pooled/auc_high", "pooled/gauc"]
+    columns += ["pooled/log_loss", "pooled/base_rate_log_loss"]  # never the one without the other
     quality.main("news-dkn", __doc__, columns, prepared.news_dkn)

@@ -192,12 +192,11 @@ def validation(table: Table, records: Sequence[Record]) -> list[Grid]:
         return []
     metrics = {metric for metric, *_ in found.values()}
     name = f" {min(metrics)}" if len(metrics) == 1 else ""
-    own = (
-        [Column("metric", text=True)] if not name else []
-    )  # phased training is watched by a metric of the row's phases
-    columns = (Column("row", text=True), *own, Column(f"validation{name}"), Column(f"test{name}"))
+    # phased training is watched by a metric of the row's phases
+    which = [] if name else [Column("metric", text=True)]
+    columns = (Column("row", text=True), *which, Column(f"validation{name}"), Column(f"test{name}"))
     rows = tuple(
-        (Cell(label), *([Cell(metric)] if own else []), Cell(valid), Cell(test))
+        (Cell(label), *([Cell(metric)] if which else []), Cell(valid), Cell(test))
         for label, (metric, valid, test) in found.items()
     )
     note = (

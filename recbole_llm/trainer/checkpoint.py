@@ -11,7 +11,7 @@ import torch
 
 from recbole_llm.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2  # raised when what a checkpoint holds changes, so that an older one is named as such
 
 
 def to_plain(value: Any) -> Any:

@@ -168,6 +168,14 @@ def test_a_model_without_stages_trains_in_one(folder, tmp_path):
     staged.fit(loader, valid, resume=False, show_progress=False)
     assert [(r.name, r.epochs) for r in staged.results] == [("train", 2)]
     assert staged.best_file(0).name == "best-1-train.pt" and staged.last_file.is_file()
+    # whoever changes what is kept raises the format
+    weights = {"format", "identity", "stage", "epoch", "state_dict", "other_parameter"}
+    state = {"cur_step", "best_valid_score", "best_valid_result", "train_loss", "valid_curve", "epoch_seconds"}
+    state |= {"eval_seconds", "optimizer", "rng", "loader", "stage_index", "start_valid", "results"}
+    kept = [checkpoint.load(file) for file in (staged.best_file(0), staged.last_file)]
+    assert (checkpoint.FORMAT, *map(set, kept)) == (2, weights, weights | state)
+    assert [epoch for epoch, _ in staged.results[0].valid_curve] == [1, 2]
+    assert kept[1]["valid_curve"] == staged.results[0].valid_curve
 
 
 def test_closed_form_models_are_only_validated(folder, tmp_path):
